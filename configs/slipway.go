@@ -1,0 +1,97 @@
+package configs
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+)
+
+// Slipway is what cloud-init has no key for.
+type Slipway struct {
+	Role       Role        `json:"role,omitempty"`
+	Endpoint   string      `json:"endpoint,omitempty"` // "host" or "host:port" of the API server; empty: a single node
+	Kubernetes ClusterNets `json:"kubernetes,omitzero"`
+}
+
+// Role is what a node does in its cluster.
+type Role string
+
+// The roles.
+const (
+	RoleControlPlane Role = "control-plane"
+	RoleWorker       Role = "worker"
+)
+
+// ClusterNets are the networks and names inside the cluster.
+type ClusterNets struct {
+	PodSubnet     netip.Prefix `json:"podSubnet,omitzero"`     // default 10.244.0.0/16
+	ServiceSubnet netip.Prefix `json:"serviceSubnet,omitzero"` // default 10.96.0.0/12
+	DNSDomain     string       `json:"dnsDomain,omitempty"`    // default cluster.local
+}
+
+func (Slipway) notes() map[string]note {
+	return each(note{text: "not supported yet: a node runs from its boot medium", hint: "remove it"}, "install")
+}
+
+func (s *Slipway) setDefaults() {
+	if s.Role == "" && s.Endpoint == "" {
+		s.Role = RoleControlPlane
+	}
+	k := &s.Kubernetes
+	if !k.PodSubnet.IsValid() {
+		k.PodSubnet = netip.MustParsePrefix("10.244.0.0/16")
+	}
+	if !k.ServiceSubnet.IsValid() {
+		k.ServiceSubnet = netip.MustParsePrefix("10.96.0.0/12")
+	}
+	if k.DNSDomain == "" {
+		k.DNSDomain = "cluster.local"
+	}
+}
+
+// HostPort is the endpoint taken apart, with port 6443 unless it names one. The
+// host is empty when there is no endpoint.
+func (s Slipway) HostPort() (host string, port uint16) {
+	h, p, err := net.SplitHostPort(s.Endpoint)
+	if err != nil { // no port; an IPv6 address with one has brackets
+		return s.Endpoint, 6443
+	}
+	n, err := strconv.ParseUint(p, 10, 16)
+	if err != nil { // not an endpoint that was checked
+		return s.Endpoint, 6443
+	}
+	return h, uint16(n)
+}
+
+func (s *Slipway) check(a at) {
+	if s.Role == "" {
+		a.key("role").errorf("missing: a node with an endpoint is one of several").Hint = "write role: control-plane or role: worker"
+	}
+	a.key("role").oneOf(string(s.Role), string(RoleControlPlane), string(RoleWorker))
+	a.key("endpoint").may(s.Endpoint, hostPort)
+	if s.Role == RoleWorker && s.Endpoint == "" {
+		a.key("endpoint").errorf("missing: a worker has to know where the API server is").Hint = "write endpoint: <address of the control plane>"
+	}
+	s.Kubernetes.check(a.key("kubernetes"))
+}
+
+func (k *ClusterNets) check(a at) {
+	pod, service := a.key("podSubnet"), a.key("serviceSubnet")
+	pod.subnet(k.PodSubnet)
+	service.subnet(k.ServiceSubnet)
+	switch {
+	case k.PodSubnet.Addr().Is4() != k.ServiceSubnet.Addr().Is4():
+		service.errorf("%s and the pod subnet %s are of different IP versions", k.ServiceSubnet, k.PodSubnet)
+	case k.PodSubnet.Overlaps(k.ServiceSubnet):
+		service.errorf("%s overlaps the pod subnet %s", k.ServiceSubnet, k.PodSubnet)
+	}
+	a.key("dnsDomain").may(k.DNSDomain, func(s string) error { return dnsName(s, 253) })
+}
+
+// subnet checks that a prefix has no bits set beyond its length.
+func (a at) subnet(p netip.Prefix) {
+	if m := p.Masked(); m != p {
+		a.errorf("%s is an address in a subnet: write %q", p, fmt.Sprint(m))
+	}
+}
