@@ -1,0 +1,77 @@
+// Package boot is the contract between whoever writes a loader entry and the
+// machine that reads its kernel command line.
+//
+// It does not know who boots: firmware, ISO, network or disk.
+package boot
+
+import (
+	"fmt"
+	"strings"
+)
+
+// File names of the loader's payload on a medium.
+const (
+	Kernel    = "boot/vmlinuz"
+	Initramfs = "boot/initrd.img"
+)
+
+// Cmdline is what a kernel command line says to slipway-init. Arguments that
+// are not slipway's stay in Extra, in order.
+type Cmdline struct {
+	// Config is slipway.config=: where the config is, "" for the usual search.
+	Config string
+	// Events is slipway.events=: "console" (default) or "off".
+	Events string
+	// Until is slipway.until=: stop after this phase and power off; for tests and rehearsals.
+	Until string
+	// Bench is slipway.bench=: a measurement to run once Ready; for tests.
+	Bench string
+	// Consoles are the console= arguments in order; the last is /dev/console.
+	Consoles []string
+	Extra    []string
+}
+
+// String renders the command line; Parse reads it back.
+func (c Cmdline) String() string {
+	var s []string
+	for _, k := range c.Consoles {
+		s = append(s, "console="+k)
+	}
+	add := func(k, v string) {
+		if v != "" {
+			s = append(s, k+"="+v)
+		}
+	}
+	add("slipway.config", c.Config)
+	add("slipway.events", c.Events)
+	add("slipway.until", c.Until)
+	add("slipway.bench", c.Bench)
+	return strings.Join(append(s, c.Extra...), " ")
+}
+
+// Parse reads /proc/cmdline. An unknown slipway.* argument is an error that
+// names it: nothing is guessed.
+func Parse(s string) (Cmdline, error) {
+	var c Cmdline
+	for _, f := range strings.Fields(s) {
+		k, v, _ := strings.Cut(f, "=")
+		switch k {
+		case "console":
+			c.Consoles = append(c.Consoles, v)
+		case "slipway.config":
+			c.Config = v
+		case "slipway.events":
+			c.Events = v
+		case "slipway.until":
+			c.Until = v
+		case "slipway.bench":
+			c.Bench = v
+		default:
+			if strings.HasPrefix(k, "slipway.") {
+				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.events, slipway.until, slipway.bench)", f)
+			}
+			c.Extra = append(c.Extra, f)
+		}
+	}
+	return c, nil
+}

@@ -1,0 +1,39 @@
+// Package layout is the contract between the builder and the machine about
+// names on a medium: volume labels and the paths below them.
+//
+// It does not write or read any medium.
+package layout
+
+// Names on every medium that holds a bundle: an ISO, a netboot directory and a
+// node's disk have the same tree below Dir.
+const (
+	// Volume is the ISO 9660 volume identifier (at most 16 characters of A-Z 0-9 _, ECMA-119 8.4.9).
+	Volume = "SLIPWAY"
+	// Dir holds all of slipway's content.
+	Dir = "slipway"
+	// Manifest and Signature are below Dir.
+	Manifest  = Dir + "/manifest.json"
+	Signature = Dir + "/manifest.sig"
+	// Blobs holds blobs by digest: Blobs/<64 hex>.
+	Blobs = Dir + "/blobs/sha256"
+	// Seed holds config baked into the medium: user-data, meta-data, network-config.
+	Seed = Dir + "/nocloud"
+)
+
+// CIDATA is the volume label of a NoCloud config volume (either case).
+const CIDATA = "CIDATA"
+
+// Paths inside the initramfs and the system root.
+const (
+	// PublicKey is the ed25519 public key (64 hex characters) the machine trusts, in the initramfs.
+	PublicKey = "etc/slipway/bundle.pub"
+	// Init is PID 1's program in the system root.
+	Init = "usr/lib/slipway/slipway-init"
+	// ModulesAlias and ModulesDep are the text indexes below /usr/lib/modules/<release>/.
+	ModulesDep   = "modules.dep"
+	ModulesAlias = "modules.alias"
+	// Manifests holds Kubernetes manifests applied after kubeadm init, in file-name order.
+	Manifests = "usr/lib/slipway/manifests"
+	// CNIBin holds CNI plugins.
+	CNIBin = "opt/cni/bin"
+)
