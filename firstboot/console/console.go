@@ -1,0 +1,159 @@
+// Package console writes to every console of a machine at once, so that an
+// operator sees the boot on whichever screen or serial line is at hand.
+//
+// It reads no input, offers no login, and knows nothing of events.
+package console
+
+import (
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// queue is how many writes a slow console may be behind before it loses some:
+// a serial line at 9600 baud must not hold up a boot.
+const queue = 512
+
+// Console is one device.
+type Console struct {
+	Name   string // "ttyS0"
+	Serial bool   // a machine may be reading
+	w      *os.File
+	ch     chan []byte
+	done   chan struct{}
+}
+
+// Set is all consoles.
+type Set struct {
+	mu     sync.Mutex
+	all    []*Console
+	early  []pair // what was written before there was a console
+	opened bool
+}
+
+type pair struct{ screen, serial []byte }
+
+func (p pair) of(c *Console) []byte {
+	if c.Serial {
+		return p.serial
+	}
+	return p.screen
+}
+
+// Names lists the devices to try, in order and without repeats: those of the
+// kernel command line, then the usual ones. "ttyS0,115200n8" is "ttyS0".
+func Names(cmdline []string) []string {
+	var out []string
+	seen := map[string]bool{}
+	for _, c := range append(append([]string{}, cmdline...), "ttyS0", "tty0") {
+		name, _, _ := strings.Cut(c, ",")
+		if name == "" || seen[name] || strings.ContainsAny(name, "/.") {
+			continue
+		}
+		seen[name] = true
+		out = append(out, name)
+	}
+	return out
+}
+
+// Open opens the consoles that exist below dir (/dev). A serial port without
+// hardware behind it opens, but has no terminal settings: it is left out.
+func (s *Set) Open(dir string, names []string) {
+	for _, n := range names {
+		f, err := os.OpenFile(dir+"/"+n, os.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			continue
+		}
+		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
+			f.Close()
+			continue
+		}
+		// Fd() made the descriptor blocking: one write is one piece again.
+		s.Add(n, !isVirtual(n), f)
+	}
+}
+
+func isVirtual(n string) bool {
+	return strings.HasPrefix(n, "tty") && len(n) > 3 && n[3] >= '0' && n[3] <= '9'
+}
+
+// Add adds an open file as a console.
+func (s *Set) Add(name string, serial bool, f *os.File) {
+	c := &Console{Name: name, Serial: serial, w: f, ch: make(chan []byte, queue), done: make(chan struct{})}
+	s.mu.Lock()
+	s.all = append(s.all, c)
+	for _, p := range s.early {
+		c.put(p.of(c))
+	}
+	s.mu.Unlock()
+	go func() {
+		defer close(c.done)
+		for b := range c.ch {
+			_, _ = c.w.Write(b) // nobody to tell
+		}
+	}()
+}
+
+// Write queues screen for screens and serial for serial lines, each as a single write(2).
+func (s *Set) Write(screen, serial []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := pair{screen, serial}
+	if !s.opened && len(s.early) < queue {
+		s.early = append(s.early, p)
+	}
+	for _, c := range s.all {
+		c.put(p.of(c))
+	}
+}
+
+func (c *Console) put(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	select {
+	case c.ch <- b:
+	default:
+	}
+}
+
+// Opened says that no more consoles will be added: what was kept for them goes.
+func (s *Set) Opened() {
+	s.mu.Lock()
+	s.early, s.opened = nil, true
+	s.mu.Unlock()
+}
+
+// Names lists the open consoles.
+func (s *Set) Names() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for _, c := range s.all {
+		out = append(out, c.Name)
+	}
+	return out
+}
+
+// Close writes what is queued, for at most d, and closes the consoles.
+func (s *Set) Close(d time.Duration) {
+	s.mu.Lock()
+	all := s.all
+	s.all = nil
+	s.mu.Unlock()
+	limit := time.After(d)
+	for _, c := range all {
+		close(c.ch)
+		select {
+		case <-c.done:
+			if c.Serial {
+				_ = unix.IoctlSetInt(int(c.w.Fd()), unix.TCSBRK, 1) // tcdrain(3)
+			}
+		case <-limit:
+			return
+		}
+	}
+}

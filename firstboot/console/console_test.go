@@ -1,0 +1,57 @@
+package console
+
+import (
+	"io"
+	"os"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestNames(t *testing.T) {
+	got := Names([]string{"tty0", "ttyS1,115200n8", "ttyS1", "", "../sda"})
+	if want := []string{"tty0", "ttyS1", "ttyS0"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if isVirtual("ttyS0") || isVirtual("ttyAMA0") || isVirtual("hvc0") || !isVirtual("tty0") || !isVirtual("tty1") {
+		t.Error("serial lines and screens are mixed up")
+	}
+}
+
+func TestEveryConsoleGetsEverything(t *testing.T) {
+	s := &Set{}
+	s.Write([]byte("early screen\n"), []byte("early serial\n"))
+	open := func(name string, serial bool) chan string {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Add(name, serial, w)
+		out := make(chan string)
+		go func() {
+			b, _ := io.ReadAll(r)
+			out <- string(b)
+		}()
+		t.Cleanup(func() { w.Close(); r.Close() })
+		return out
+	}
+	screen, serial := open("tty0", false), open("ttyS0", true)
+	s.Opened()
+	s.Write([]byte("screen\n"), []byte("serial\n"))
+	if got := s.Names(); !slices.Equal(got, []string{"tty0", "ttyS0"}) {
+		t.Errorf("names %q", got)
+	}
+	s.mu.Lock()
+	all := s.all
+	s.mu.Unlock()
+	s.Close(5 * time.Second)
+	for _, c := range all {
+		c.w.Close()
+	}
+	if got := <-screen; got != "early screen\nscreen\n" {
+		t.Errorf("screen %q", got)
+	}
+	if got := <-serial; got != "early serial\nserial\n" {
+		t.Errorf("serial %q", got)
+	}
+}

@@ -1,0 +1,169 @@
+package kubeadm
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Paths below Runner.Root.
+const (
+	kubeadmConfig = "/etc/kubernetes/kubeadm.yaml"
+	pkiDir        = "/etc/kubernetes/pki"
+	adminConf     = "/etc/kubernetes/admin.conf"
+	superConf     = "/etc/kubernetes/super-admin.conf"
+	etcdData      = "/var/lib/etcd/member"
+	cniConfig     = "/etc/cni/net.d/10-flannel.conflist"
+	hostsFile     = "/etc/hosts"
+	guardRules    = "/run/slipway/guard.nft"
+	manifestsDir  = "/usr/lib/slipway/manifests"
+	// doneMarker is written after kubeadm has ended well, with the version it made.
+	doneMarker = "/var/lib/slipway/kubeadm-init"
+)
+
+// progress is how far an earlier boot got.
+type progress string
+
+const (
+	fresh   progress = "fresh"   // kubeadm has not started kubelet's part
+	partial progress = "partial" // it was interrupted; its phases may run again
+	done    progress = "done"
+)
+
+// progress looks at what is on disk.
+func (r Runner) progress() (progress, error) {
+	marker, etcd, kubelet := exists(r.at(doneMarker)), exists(r.at(etcdData)), exists(r.at(kubeletConfig))
+	switch {
+	case marker && !etcd:
+		return "", fmt.Errorf("this node made a cluster (%s), and its data %s is gone", doneMarker, etcdData)
+	case marker:
+		return done, nil
+	case etcd || kubelet:
+		return partial, nil
+	}
+	return fresh, nil
+}
+
+// repair removes what a power cut leaves of files that are written in one go: empty
+// files, and keys whose certificate was not written any more (kubeadm writes
+// the key first). A certificate without a key is an external CA's and stays.
+func (r Runner) repair() error {
+	var files []string
+	for _, glob := range []string{pkiDir + "/*", pkiDir + "/etcd/*", "/etc/kubernetes/*.conf", "/etc/kubernetes/manifests/*.yaml"} {
+		m, err := filepath.Glob(r.at(glob))
+		if err != nil {
+			return err
+		}
+		files = append(files, m...)
+	}
+	for _, f := range files {
+		info, err := os.Lstat(f)
+		if err != nil || !info.Mode().IsRegular() || info.Size() > 0 {
+			continue
+		}
+		r.Log.Info("removing empty file", "file", f)
+		if err := os.Remove(f); err != nil {
+			return err
+		}
+	}
+	for _, f := range files {
+		key, ok := strings.CutSuffix(f, ".key")
+		if !ok || exists(key+".crt") || exists(key+".pub") || !exists(f) {
+			continue
+		}
+		r.Log.Info("removing key without certificate", "file", f)
+		if err := os.Remove(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare writes what has to be there before kubeadm and kubelet start.
+func (r Runner) prepare(n Node) error {
+	doc, err := Documents(n)
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name string
+		mode os.FileMode
+		data []byte
+	}{
+		{kubeadmConfig, 0o600, doc},
+		{cniConfig, 0o644, CNIConfig()},
+		{resolvConf, 0o644, PodResolvConf(n.Nameservers, n.Address)},
+		{guardRules, 0o600, []byte(guard(n.Networks.Services))},
+	} {
+		if err := r.write(f.name, f.mode, f.data); err != nil {
+			return err
+		}
+	}
+	// A preflight check; pods are behind a router.
+	sysctl := "/proc/sys/net/ipv4/ip_forward"
+	if n.Address.Is6() {
+		sysctl = "/proc/sys/net/ipv6/conf/default/forwarding"
+	}
+	if err := os.WriteFile(r.at(sysctl), []byte("1\n"), 0o644); err != nil {
+		return err
+	}
+	return r.name(n)
+}
+
+// name puts the node's name into /etc/hosts: kubeadm's preflight looks it up,
+// and without this asks a name server.
+func (r Runner) name(n Node) error {
+	old, err := os.ReadFile(r.at(hostsFile))
+	if err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	for _, line := range strings.Split(string(old), "\n") {
+		line, _, _ = strings.Cut(line, "#")
+		for i, f := range strings.Fields(line) {
+			if i > 0 && f == n.Name {
+				return nil
+			}
+		}
+	}
+	if len(old) > 0 && !bytes.HasSuffix(old, []byte("\n")) {
+		old = append(old, '\n')
+	}
+	return r.write(hostsFile, 0o644, append(old, fmt.Sprintf("%s %s\n", n.Address, n.Name)...))
+}
+
+// write replaces a file as a whole: written beside it, synced, renamed, and the directory synced.
+func (r Runner) write(name string, mode os.FileMode, data []byte) error {
+	name = r.at(name)
+	dir := filepath.Dir(name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".slipway-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.Chmod(mode); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func (r Runner) at(name string) string { return filepath.Join(r.Root, name) }

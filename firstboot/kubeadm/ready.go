@@ -1,0 +1,161 @@
+package kubeadm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sort"
+	"strings"
+)
+
+type condition struct {
+	Type    string `json:"type"`
+	Status  string `json:"status"`
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
+type nodeObject struct {
+	Status struct {
+		Conditions []condition `json:"conditions"`
+	} `json:"status"`
+}
+
+type podList struct {
+	Items []pod `json:"items"`
+}
+
+type pod struct {
+	Metadata struct {
+		Name      string            `json:"name"`
+		Namespace string            `json:"namespace"`
+		Labels    map[string]string `json:"labels"`
+	} `json:"metadata"`
+	Spec struct {
+		NodeName string `json:"nodeName"`
+	} `json:"spec"`
+	Status struct {
+		Phase             string            `json:"phase"`
+		Conditions        []condition       `json:"conditions"`
+		ContainerStatuses []containerStatus `json:"containerStatuses"`
+	} `json:"status"`
+}
+
+type containerStatus struct {
+	Name         string `json:"name"`
+	RestartCount int    `json:"restartCount"`
+	State        struct {
+		Waiting *struct {
+			Reason  string `json:"reason"`
+			Message string `json:"message"`
+		} `json:"waiting"`
+		Terminated *struct {
+			Reason   string `json:"reason"`
+			ExitCode int    `json:"exitCode"`
+			Message  string `json:"message"`
+		} `json:"terminated"`
+	} `json:"state"`
+}
+
+// needed are the k8s-app labels whose pods a usable node has; perNode says that
+// only those on this node count.
+func needed() map[string]struct{ perNode bool } {
+	return map[string]struct{ perNode bool }{"kube-proxy": {true}, "flannel": {true}, "kube-dns": {false}}
+}
+
+// missing says, for people, what keeps the node from being usable; empty means Ready.
+func (c *cluster) missing(ctx context.Context, node string) ([]string, error) {
+	var n nodeObject
+	var refused *statusError
+	if err := c.get(ctx, "/api/v1/nodes/"+node, &n); errors.As(err, &refused) && refused.code == http.StatusNotFound {
+		return []string{fmt.Sprintf("node %s: kubelet has not registered it yet", node)}, nil
+	} else if err != nil {
+		return nil, err
+	}
+	var pods podList
+	if err := c.get(ctx, "/api/v1/pods?labelSelector=k8s-app+in+(kube-proxy,flannel,kube-dns)", &pods); err != nil {
+		return nil, err
+	}
+	return append(n.missing(node), pods.missing(node)...), nil
+}
+
+func (n nodeObject) missing(name string) []string {
+	for _, c := range n.Status.Conditions {
+		if c.Type != "Ready" {
+			continue
+		}
+		if c.Status == "True" {
+			return nil
+		}
+		return []string{fmt.Sprintf("node %s: %s", name, brief(c.Reason, c.Message))}
+	}
+	return []string{fmt.Sprintf("node %s: kubelet has not reported yet", name)}
+}
+
+func (l podList) missing(node string) []string {
+	want := needed()
+	count := map[string]int{}
+	var out []string
+	for _, p := range l.Items {
+		app := p.Metadata.Labels["k8s-app"]
+		rule, ok := want[app]
+		if !ok || rule.perNode && p.Spec.NodeName != "" && p.Spec.NodeName != node {
+			continue
+		}
+		count[app]++
+		if why := p.unready(); why != "" {
+			out = append(out, fmt.Sprintf("pod %s/%s: %s", p.Metadata.Namespace, p.Metadata.Name, why))
+		}
+	}
+	for app := range want {
+		if count[app] == 0 {
+			out = append(out, app+": no pod yet")
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
+// unready is the most telling reason the pod has: an image, a mount, a crash,
+// a scheduler that finds no node.
+func (p pod) unready() string {
+	var ready, scheduled condition
+	for _, c := range p.Status.Conditions {
+		switch c.Type {
+		case "Ready":
+			ready = c
+		case "PodScheduled":
+			scheduled = c
+		}
+	}
+	if ready.Status == "True" {
+		return ""
+	}
+	for _, c := range p.Status.ContainerStatuses {
+		if w := c.State.Waiting; w != nil {
+			return brief(w.Reason, w.Message)
+		}
+		if t := c.State.Terminated; t != nil {
+			return brief(fmt.Sprintf("%s, exit code %d", t.Reason, t.ExitCode), t.Message)
+		}
+	}
+	if scheduled.Status == "False" {
+		return brief(scheduled.Reason, scheduled.Message)
+	}
+	if p.Status.Phase == "Running" {
+		return "running, not ready"
+	}
+	return strings.ToLower(p.Status.Phase)
+}
+
+func brief(reason, message string) string {
+	if message == "" {
+		return reason
+	}
+	const most = 200
+	if len(message) > most {
+		message = message[:most] + "…"
+	}
+	return reason + ": " + message
+}

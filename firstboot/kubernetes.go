@@ -1,0 +1,152 @@
+package firstboot
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/blobs"
+	"slipway.dev/slipway/firstboot/kubeadm"
+	"slipway.dev/slipway/firstboot/netconf"
+	"slipway.dev/slipway/firstboot/report"
+)
+
+// clusterNode is what kubeadm has to know of this node. This file is the only
+// one that knows package kubeadm.
+func clusterNode(name, version, flannel string, u *configs.UserData, a netconf.Address) kubeadm.Node {
+	k := u.Slipway.Kubernetes
+	return kubeadm.Node{
+		Name:              name,
+		Address:           a.Prefix.Addr(),
+		Endpoint:          u.Slipway.Endpoint,
+		KubernetesVersion: version,
+		Networks:          kubeadm.Networks{Pods: k.PodSubnet, Services: k.ServiceSubnet, Domain: k.DNSDomain},
+		Nameservers:       a.Nameservers,
+		FlannelImage:      flannel,
+	}
+}
+
+// images are names of the bundle's images that the node itself has to know.
+type images struct {
+	archive        string // path of the metadata archive
+	pause, flannel string
+}
+
+// findImages reads the names in the bundle's image archive, once it is verified.
+func (n *Node) findImages(ctx context.Context) (images, error) {
+	b, err := n.Manifest.Find(lock.RoleImages)
+	if err != nil {
+		return images{}, report.Fail("SW-MEDIUM-MANIFEST", "build the image again", err)
+	}
+	if err := blobs.Verify(ctx, n.Store, b, nil); err != nil {
+		return images{}, storeFailure(err)
+	}
+	i := images{archive: n.Store.Path(b.SHA256)}
+	f, err := os.Open(i.archive)
+	if err != nil {
+		return i, err
+	}
+	defer f.Close()
+	refs, err := imageNames(f)
+	if err != nil {
+		return i, report.Fail("SW-MEDIUM-MANIFEST", "build the image again", fmt.Errorf("blob %q: %w", b.Name, err))
+	}
+	for _, r := range refs {
+		switch name, _, _ := strings.Cut(r[strings.LastIndexByte(r, '/')+1:], ":"); name {
+		case "pause":
+			i.pause = r
+		case "flannel":
+			i.flannel = r
+		}
+	}
+	return i, nil
+}
+
+// imageNames lists the names in the index of an OCI archive, as containerd's
+// importer reads them.
+func imageNames(r io.Reader) ([]string, error) {
+	for t := tar.NewReader(r); ; {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("image archive: no index.json")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("image archive: %w", err)
+		}
+		if h.Name != "index.json" {
+			continue
+		}
+		var index struct {
+			Manifests []struct {
+				Annotations map[string]string `json:"annotations"`
+			} `json:"manifests"`
+		}
+		if err := json.NewDecoder(t).Decode(&index); err != nil {
+			return nil, fmt.Errorf("image archive: index.json: %w", err)
+		}
+		var out []string
+		for _, m := range index.Manifests {
+			out = append(out, m.Annotations["io.containerd.image.name"])
+		}
+		return out, nil
+	}
+}
+
+// startCluster adds containerd and kubelet and names the services to wait for.
+func (n *Node) startCluster(ctx context.Context) ([]string, error) {
+	i, err := n.findImages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conf, err := kubeadm.ContainerdConfig(kubeadm.Runtime{Arch: n.Manifest.Arch, Sandbox: i.pause, Layers: layerDir})
+	if err != nil {
+		return nil, report.Fail("SW-SERVICE-CONFIG", "build the image again", err)
+	}
+	if err := os.MkdirAll("/etc/containerd", 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile("/etc/containerd/config.toml", conf, 0o644); err != nil {
+		return nil, err
+	}
+	n.images = i
+	if err := n.Services.Add(n.life, kubeadm.ContainerdService()); err != nil {
+		return nil, err
+	}
+	return []string{"containerd"}, n.Services.Add(n.life, kubeadm.KubeletService())
+}
+
+func kubernetesPhase(ctx context.Context, n *Node) error {
+	if n.User.Slipway.Role != configs.RoleControlPlane {
+		return report.Fail("SW-KUBEADM-ROLE", "write role: control-plane", fmt.Errorf("role %q is not supported yet", n.User.Slipway.Role))
+	}
+	if err := n.contentVerified(ctx); err != nil {
+		return err
+	}
+	if err := n.loaded.wait(ctx); err != nil {
+		return err
+	}
+	r := kubeadm.Runner{Exec: n.Children.Run, Log: n.log, Report: func(e handoff.Event) {
+		e.Phase = "kubernetes"
+		n.Report.Emit(e)
+	}}
+	if !n.imported {
+		if err := r.Import(ctx, n.images.archive); err != nil {
+			return err
+		}
+		n.imported = true
+	}
+	node := clusterNode(n.Hostname, n.Manifest.Kubernetes, n.images.flannel, n.User, n.Address[0])
+	if err := r.Init(ctx, node); err != nil {
+		return err
+	}
+	n.done(fmt.Sprintf("Kubernetes %s runs on %s", node.KubernetesVersion, node.Name), nil)
+	return nil
+}

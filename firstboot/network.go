@@ -1,0 +1,73 @@
+package firstboot
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/netconf"
+	"slipway.dev/slipway/firstboot/report"
+)
+
+func networkPhase(ctx context.Context, n *Node) error {
+	if n.net == nil {
+		m, err := netconf.Start(n.life, n.Network, resolv, func(e handoff.Event) {
+			e.Phase = "network"
+			n.Report.Emit(e)
+		})
+		if err != nil {
+			return err
+		}
+		n.net = m
+	}
+	stop := n.every(ctx, 10*time.Second, func(waited time.Duration) {
+		n.step("wait", fmt.Sprintf("waiting for %.0f s: %s", waited.Seconds(), n.net.Pending()), nil)
+	})
+	addresses, err := n.net.Wait(ctx)
+	stop()
+	if err != nil {
+		return report.Fail("SW-NET-NONE", "check cables, switch port and DHCP server, or give addresses in network-config; the node goes on trying", err)
+	}
+	n.Address = addresses
+	a := addresses[0]
+	n.Hostname = hostname(n.User.Hostname, n.User.FQDN, n.Meta.LocalHostname, a)
+	if err := unix.Sethostname([]byte(n.Hostname)); err != nil {
+		return fmt.Errorf("host name %q: %w", n.Hostname, err)
+	}
+	n.done(fmt.Sprintf("%s is %s on %s", n.Hostname, a.Prefix.Addr(), a.Interface),
+		map[string]any{"node": n.Hostname, "address": a.Prefix.Addr().String(), "interface": a.Interface})
+	return nil
+}
+
+// hostname takes the config's, else the DHCP server's (option 12), else one
+// that the network card makes unique.
+func hostname(name, fqdn, local string, a netconf.Address) string {
+	mac := strings.ReplaceAll(a.MAC, ":", "")
+	h := cmp.Or(name, fqdn, local, a.Hostname, "slipway-"+mac[max(0, len(mac)-6):])
+	short, _, _ := strings.Cut(strings.ToLower(h), ".")
+	return short
+}
+
+// every calls f each d until stop is called or ctx ends.
+func (n *Node) every(ctx context.Context, d time.Duration, f func(time.Duration)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	began := time.Now()
+	go func() {
+		t := time.NewTicker(d)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				f(time.Since(began))
+			}
+		}
+	}()
+	return cancel
+}

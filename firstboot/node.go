@@ -1,0 +1,154 @@
+package firstboot
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/blobs"
+	"slipway.dev/slipway/firstboot/console"
+	"slipway.dev/slipway/firstboot/modules"
+	"slipway.dev/slipway/firstboot/netconf"
+	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/supervise"
+	"slipway.dev/slipway/images/boot"
+)
+
+// Paths on a running node.
+const (
+	runDir    = "/run/slipway"
+	mediumDir = runDir + "/medium"
+	configDir = runDir + "/config"
+	logDir    = runDir + "/log"
+	layerDir  = runDir + "/layers"
+	resolv    = runDir + "/resolv.conf"
+	cgroupDir = "/sys/fs/cgroup"
+)
+
+// Node is what the phases know of the machine; each leaves its part here. Use New.
+type Node struct {
+	Cmdline  boot.Cmdline
+	Report   *report.Reporter
+	Consoles *console.Set
+	Children *supervise.Children
+	Services *supervise.Supervisor
+
+	Manifest *lock.Manifest
+	Store    blobs.Store
+	User     *configs.UserData
+	Meta     *configs.MetaData
+	Network  *configs.Network
+	Hostname string
+	Address  []netconf.Address // the one with the default route first
+
+	// life ends when the node shuts down; what outlives a phase belongs to it.
+	life    context.Context
+	log     *slog.Logger
+	result  handoff.Event // text and figures of the phase's done event
+	drivers *drivers
+	net     *netconf.Manager
+	system  chan error // the verdict on system.erofs
+	content *verdict   // the verdict on all other blobs
+	loaded  *verdict   // the modules that pods need
+
+	images   images
+	imported bool
+}
+
+// New returns a node that lives as long as ctx.
+func New(ctx context.Context) *Node {
+	n := &Node{Consoles: &console.Set{}, Children: supervise.NewChildren(), life: ctx, log: slog.New(slog.DiscardHandler)}
+	n.Report = report.New(n.Consoles, true, report.Uptime())
+	n.Services = supervise.New(n.Children, supervise.Dirs{Log: logDir, Cgroup: cgroupDir + "/system"}, n.serviceEvent)
+	n.drivers = &drivers{changed: make(chan struct{})}
+	return n
+}
+
+// serviceEvent reports under the phase that services belong to, whenever it happens.
+func (n *Node) serviceEvent(e handoff.Event) {
+	e.Phase = "services"
+	n.Report.Emit(e)
+}
+
+// step reports progress within the current phase.
+func (n *Node) step(step, text string, data map[string]any) {
+	n.Report.Emit(handoff.Event{Step: step, State: handoff.Running, Text: text, Data: data})
+}
+
+// done sets what the phase's last event says.
+func (n *Node) done(text string, data map[string]any) {
+	n.result = handoff.Event{Text: text, Data: data}
+}
+
+// own runs f until it returns; the node's life is its context and a panic its report.
+func (n *Node) own(phase, step string, f func(context.Context)) {
+	go func() {
+		defer func() {
+			if r := recover(); r != nil {
+				n.Report.Error(phase, step, internal(r), nil)
+			}
+		}()
+		f(n.life)
+	}()
+}
+
+// drivers is the module loader, which changes with the root, and word of devices.
+type drivers struct {
+	mu      sync.Mutex
+	loader  *modules.Loader
+	changed chan struct{} // closed at the next change of block devices
+	last    time.Time     // of that change
+}
+
+func (d *drivers) set(l *modules.Loader) {
+	d.mu.Lock()
+	d.loader = l
+	d.mu.Unlock()
+}
+
+func (d *drivers) get() *modules.Loader {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.loader
+}
+
+// block returns when the block devices changed last and a channel that is
+// closed when they change again.
+func (d *drivers) block() (time.Time, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.last, d.changed
+}
+
+func (d *drivers) changedNow() {
+	d.mu.Lock()
+	close(d.changed)
+	d.changed, d.last = make(chan struct{}), time.Now()
+	d.mu.Unlock()
+}
+
+// verdict is a result that comes later.
+type verdict struct {
+	done chan struct{}
+	err  error
+}
+
+// wait returns the result once it is there. What never began went well.
+func (v *verdict) wait(ctx context.Context) error {
+	if v == nil {
+		return nil
+	}
+	select {
+	case <-v.done:
+		return v.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func splitLines(s string) []string { return strings.Split(strings.TrimRight(s, "\n"), "\n") }

@@ -1,0 +1,76 @@
+// Package root assembles the system root: an EROFS image, read-only, with
+// memory laid over what has to be writable; and makes it the machine's root.
+//
+// It does not verify what it mounts (blobs does) and starts no program.
+package root
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mount is one mount(2).
+type Mount struct {
+	Source, Target, FSType string
+	Flags                  uintptr
+	Data                   string
+	// Seed copies what the image has at Target into the new file system.
+	Seed bool
+	Mode uint32 // of Target once mounted, 0 to leave it
+}
+
+func (m Mount) String() string {
+	s := fmt.Sprintf("%s on %s type %s", m.Source, m.Target, m.FSType)
+	if m.Data != "" {
+		s += " (" + m.Data + ")"
+	}
+	if m.Seed {
+		s += " seeded"
+	}
+	return s
+}
+
+const safe = unix.MS_NOSUID | unix.MS_NODEV
+
+// Kernel lists the kernel's own file systems, mounted first of all.
+func Kernel() []Mount {
+	return []Mount{
+		{Source: "proc", Target: "/proc", FSType: "proc", Flags: safe | unix.MS_NOEXEC},
+		{Source: "sysfs", Target: "/sys", FSType: "sysfs", Flags: safe | unix.MS_NOEXEC},
+		{Source: "devtmpfs", Target: "/dev", FSType: "devtmpfs", Flags: unix.MS_NOSUID, Data: "mode=0755"},
+		{Source: "devpts", Target: "/dev/pts", FSType: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "gid=5,mode=0620,ptmxmode=0666"},
+		{Source: "shm", Target: "/dev/shm", FSType: "tmpfs", Flags: safe, Data: "mode=1777"},
+		{Source: "mqueue", Target: "/dev/mqueue", FSType: "mqueue", Flags: safe | unix.MS_NOEXEC},
+		{Source: "run", Target: "/run", FSType: "tmpfs", Flags: safe, Data: "mode=0755,size=25%"},
+		{Source: "cgroup2", Target: "/sys/fs/cgroup", FSType: "cgroup2", Flags: safe | unix.MS_NOEXEC, Data: "nsdelegate"},
+		{Source: "securityfs", Target: "/sys/kernel/security", FSType: "securityfs", Flags: safe | unix.MS_NOEXEC},
+		{Source: "bpf", Target: "/sys/fs/bpf", FSType: "bpf", Flags: safe | unix.MS_NOEXEC, Data: "mode=0700"},
+	}
+}
+
+// Optional are file systems that a kernel may lack without harm.
+func Optional(fstype string) bool {
+	return fstype == "mqueue" || fstype == "securityfs" || fstype == "bpf"
+}
+
+// Layers are the writable parts over an image mounted at base. scratch is a
+// directory on a tmpfs for the changes to /etc. containerd cannot stack its
+// snapshots on overlayfs, so /var is a tmpfs of its own.
+func Layers(base, scratch string) []Mount {
+	t := func(path, data string, seed bool, flags uintptr) Mount {
+		return Mount{Source: "slipway" + strings.ReplaceAll(path, "/", "-"), Target: base + path, FSType: "tmpfs", Flags: flags, Data: data, Seed: seed}
+	}
+	return []Mount{
+		t("/var", "mode=0755,size=80%", true, 0),
+		{Source: "slipway-etc", Target: base + "/etc", FSType: "overlay",
+			Data: fmt.Sprintf("lowerdir=%s/etc,upperdir=%s/upper,workdir=%s/work", base, scratch, scratch)},
+		t("/tmp", "mode=1777", false, safe),
+		t("/root", "mode=0700", true, 0),
+		t("/home", "mode=0755", true, safe),
+		t("/srv", "mode=0755", true, 0),
+		t("/mnt", "mode=0755,size=1m", false, 0),
+		t("/media", "mode=0755,size=1m", false, 0),
+	}
+}

@@ -1,0 +1,165 @@
+// Package firstboot takes a machine from the first instruction of PID 1 to a
+// Ready Kubernetes node, and keeps it there.
+//
+// It does not know how images are made or how a seed serves them; what each
+// phase needs of the kernel is in its sub-packages.
+package firstboot
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/report"
+)
+
+// phase is one part of the boot. A phase that fails is tried again after
+// retry; with none the machine holds, so that the screen can be read.
+type phase struct {
+	name  string
+	run   func(context.Context, *Node) error
+	limit time.Duration // of one attempt, 0 for none
+	retry time.Duration
+}
+
+// sequence is the whole boot.
+func sequence() []phase {
+	return []phase{
+		// reads:    /proc/cmdline, /etc/slipway/built of the initramfs
+		// leaves:   the kernel's file systems, cgroups, consoles, a clock not before the build time
+		// failure:  holds
+		{name: "kernel", run: kernelPhase},
+
+		// reads:    /usr/lib/modules/<release>/modules.{dep,alias,softdep,builtin}, /sys/devices, uevents
+		// leaves:   drivers for all hardware present; a listener that loads drivers for what comes later
+		// failure:  a module of the fixed list is missing: holds. A device's driver that refuses: a line
+		{name: "modules", run: modulesPhase},
+
+		// reads:    every block device's volume label; manifest.json, manifest.sig; the pinned key
+		// leaves:   the medium at /run/slipway/medium, the verified manifest; system.erofs is being read
+		// failure:  no medium, or one with another signature: says so and goes on looking
+		{name: "medium", run: mediumPhase, limit: 2 * time.Minute, retry: time.Second},
+
+		// reads:    slipway.config=, a CIDATA volume, slipway/nocloud on the medium
+		// leaves:   user-data, meta-data and network-config, parsed; copies in /run/slipway/config (0600)
+		// failure:  none found: goes on looking, a stick may be plugged in. Wrong: says where, reads again
+		{name: "config", run: configPhase, limit: time.Minute, retry: 2 * time.Second},
+
+		// reads:    network-config; DHCP
+		// leaves:   addresses, a default route, /run/slipway/resolv.conf, the host name; leases are renewed
+		// failure:  names what is missing (card, link, answer) and goes on
+		{name: "network", run: networkPhase, limit: 2 * time.Minute, retry: time.Second},
+
+		// reads:    the blob system.erofs
+		// leaves:   the system root as /, memory over /etc /var /tmp ...; all other blobs are being verified
+		// failure:  a wrong digest: holds, nothing is mounted
+		{name: "system", run: systemPhase},
+
+		// reads:    user-data: users, keys, files, time; the system root
+		// leaves:   sshd, chronyd, containerd running; kubelet waiting for its config
+		// failure:  holds, with the last lines of the service
+		{name: "services", run: servicesPhase},
+
+		// reads:    all blobs verified; user-data: slipway
+		// leaves:   a cluster of one control plane, kubelet running, manifests applied
+		// failure:  says where kubeadm stopped, and goes on there after a while
+		{name: "kubernetes", run: kubernetesPhase, retry: 15 * time.Second},
+
+		// reads:    user-data: runcmd
+		// leaves:   the banner on every console
+		// failure:  runcmd failed: holds; the cluster goes on
+		{name: "ready", run: readyPhase},
+	}
+}
+
+// Run boots the node and stays until ctx ends. It returns early only when the
+// kernel command line says slipway.until=.
+func Run(ctx context.Context, n *Node) { n.boot(ctx, sequence()) }
+
+func (n *Node) boot(ctx context.Context, all []phase) {
+	for i, p := range all {
+		if !n.attempt(ctx, p) {
+			<-ctx.Done()
+			return
+		}
+		if n.Cmdline.Until == p.name {
+			n.Report.Emit(handoff.Event{Phase: "until", State: handoff.Done, Text: "stopping after " + p.name})
+			return
+		}
+		if i == len(all)-1 && n.Cmdline.Until != "" {
+			n.Report.Emit(handoff.Event{Phase: "until", State: handoff.Failed, Code: "SW-CMDLINE",
+				Text: fmt.Sprintf("slipway.until=%s names no phase", n.Cmdline.Until), Hint: "correct the boot entry"})
+		}
+	}
+	<-ctx.Done()
+}
+
+// attempt runs one phase until it is done; false means that the node holds.
+func (n *Node) attempt(ctx context.Context, p phase) bool {
+	n.Report.Enter(p.name)
+	n.Report.Emit(handoff.Event{Phase: p.name, State: handoff.Started})
+	began, last := time.Now(), ""
+	for {
+		attempt := time.Now()
+		err := protect(ctx, p, n)
+		took := time.Since(began)
+		if err == nil {
+			e := n.result
+			n.result = handoff.Event{}
+			e.Phase, e.State = p.name, handoff.Done
+			if e.Data == nil {
+				e.Data = map[string]any{}
+			}
+			e.Data["seconds"] = seconds(took)
+			n.Report.Emit(e)
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		// The same words again and again would push what matters off the screen.
+		if err.Error() != last || time.Since(attempt) > 20*time.Second {
+			n.Report.Error(p.name, "", err, map[string]any{"seconds": seconds(took)})
+		}
+		last = err.Error()
+		if p.retry == 0 {
+			n.Report.Emit(handoff.Event{Phase: p.name, Step: "hold", State: handoff.Running,
+				Text: "the node holds here; Ctrl-Alt-Del restarts it"})
+			return false
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(p.retry):
+		}
+	}
+}
+
+func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }
+
+// protect runs a phase under its limit; a panic becomes an error with its stack.
+func protect(ctx context.Context, p phase, n *Node) (err error) {
+	if p.limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.limit)
+		defer cancel()
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = internal(r)
+		}
+	}()
+	return p.run(ctx, n)
+}
+
+func internal(r any) error {
+	return &report.Failure{Code: "SW-INTERNAL", Hint: "this is a fault of slipway itself: report it with this screen",
+		Err: fmt.Errorf("internal error: %v", r), Tail: stack()}
+}
+
+func stack() []string {
+	s := splitLines(string(debug.Stack()))
+	return s[:min(len(s), 30)]
+}

@@ -1,0 +1,119 @@
+package firstboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/blobs"
+	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/root"
+)
+
+// base is where the system root is put together in the initramfs.
+const base = "/sysroot"
+
+func systemPhase(ctx context.Context, n *Node) error {
+	select {
+	case err := <-n.system:
+		if err != nil {
+			return storeFailure(err)
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	b, err := n.Manifest.Find(lock.RoleSystem)
+	if err != nil {
+		return err
+	}
+	if err := root.Assemble(n.Store.Path(b.SHA256), base, runDir+"/etc"); err != nil {
+		return report.Fail("SW-SYSTEM-MOUNT", "build the image again, and give the machine at least 4 GB of memory", err)
+	}
+	if err := root.Switch(base); err != nil {
+		return report.Fail("SW-SYSTEM-SWITCH", "report this with the screen", err)
+	}
+	n.step("root", "the system root is /", nil)
+	_ = os.Remove("/etc/resolv.conf")
+	if err := os.Symlink(resolv, "/etc/resolv.conf"); err != nil {
+		return err
+	}
+	n.verifyContent()
+	if err := n.moreDrivers(); err != nil {
+		return err
+	}
+	if err := setSysctls("/proc/sys", sysctls()); err != nil {
+		return report.Fail("SW-SYSTEM-SYSCTL", "boot the kernel that belongs to the bundle", err)
+	}
+	debug.FreeOSMemory()
+	n.done(fmt.Sprintf("%s, %d MB, verified and mounted", b.Name, b.Size/1e6), map[string]any{"bytes": b.Size})
+	return nil
+}
+
+// verifySystem reads system.erofs and says how far it is, whichever phase it is in.
+func (n *Node) verifySystem(ctx context.Context, b lock.Blob) error {
+	began, told := time.Now(), time.Now()
+	return blobs.Verify(ctx, n.Store, b, func(done int64) {
+		if time.Since(told) < 3*time.Second && done < b.Size {
+			return
+		}
+		told = time.Now()
+		n.Report.Emit(handoff.Event{Phase: "system", Step: "verify", State: handoff.Running,
+			Text: fmt.Sprintf("%s: %d of %d MB read, %.0f s", b.Name, done/1e6, b.Size/1e6, time.Since(began).Seconds()),
+			Data: map[string]any{"bytes": done, "total": b.Size}})
+	})
+}
+
+// verifyContent verifies image layers and archives in the background. A layer
+// becomes visible to containerd when it is right and not before.
+func (n *Node) verifyContent() {
+	var all []lock.Blob
+	var total int64
+	for _, b := range n.Manifest.Blobs {
+		if b.Role == lock.RoleLayer || b.Role == lock.RoleImages {
+			all = append(all, b)
+			total += b.Size
+		}
+	}
+	v := &verdict{done: make(chan struct{})}
+	n.content = v
+	n.own("system", "content", func(ctx context.Context) {
+		defer close(v.done)
+		began := time.Now()
+		var read atomic.Int64
+		v.err = blobs.VerifyAll(ctx, n.Store, all, func(b lock.Blob) error {
+			read.Add(b.Size)
+			return blobs.LinkLayer(layerDir, n.Store, b)
+		})
+		if v.err != nil {
+			n.Report.Error("system", "content", storeFailure(v.err), nil)
+			return
+		}
+		n.Report.Emit(handoff.Event{Phase: "system", Step: "content", State: handoff.Done, Text: fmt.Sprintf("%d blobs of image content verified", len(all)),
+			Data: map[string]any{"blobs": len(all), "bytes": total, "seconds": seconds(time.Since(began))}})
+	})
+}
+
+// contentVerified waits until all image content is verified.
+func (n *Node) contentVerified(ctx context.Context) error {
+	return storeFailure(n.content.wait(ctx))
+}
+
+// storeFailure gives an error of the store its code.
+func storeFailure(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*blobs.DigestError](err); ok {
+		return report.Fail("SW-STORE-DIGEST", "the medium is damaged or was changed: write it again, or take another one", err)
+	}
+	if _, ok := errors.AsType[*blobs.MissingError](err); ok {
+		return report.Fail("SW-STORE-MISSING", "the medium is not complete: write it again", err)
+	}
+	return report.Fail("SW-STORE-READ", "the medium cannot be read: take another one, or another port", err)
+}
