@@ -1,0 +1,108 @@
+// Package scenario proves slipway on virtual machines: real firmware, a real
+// kernel, an unmodified kubeadm. It holds tests only.
+//
+// It does not build the ISO it boots; `make test` does and says where it is.
+package scenario
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/test/qemu"
+	"slipway.dev/slipway/test/qemu/lan"
+	"slipway.dev/slipway/test/qemu/qemutest"
+)
+
+var (
+	out = flag.String("out", "", "output directory of `slipway build`")
+	all = flag.Bool("all", false, "run the slow scenarios too")
+)
+
+// limit is how long a scenario may take to reach an event. It is no
+// expectation: a quiet machine needs a tenth of it.
+func limit(t testing.TB, d time.Duration) context.Context {
+	t.Helper()
+	d, err := qemu.Patience(d, os.Getenv("SLIPWAY_PATIENCE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// iso is the ISO under test.
+func iso(t testing.TB) string {
+	t.Helper()
+	if *out == "" {
+		t.Skip("no ISO given: run `make test`, or build one and add -args -out DIR")
+	}
+	raw, err := os.ReadFile(filepath.Join(*out, ".built-amd64.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b struct {
+		ISO string `json:"iso"`
+	}
+	if err := json.Unmarshal(raw, &b); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(*out, filepath.Base(b.ISO))
+}
+
+// login is a key pair that opens one machine.
+type login struct {
+	signer ssh.Signer
+	public string
+}
+
+func newLogin(t testing.TB) login {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return login{s, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.PublicKey())))}
+}
+
+// cidata is a config volume for one schedulable control plane.
+func (l login) cidata(hostname string) map[string][]byte {
+	return map[string][]byte{
+		"user-data": fmt.Appendf(nil, "#cloud-config\nhostname: %s\nssh_authorized_keys:\n  - %s\nslipway:\n  role: control-plane\n", hostname, l.public),
+		"meta-data": []byte("instance-id: test\n"),
+	}
+}
+
+// network is a segment with DHCP and DNS whose router forwards nothing, and a
+// port for one machine. Any attempt to leave it fails the test.
+func network(t testing.TB) (*lan.Switch, *lan.Port) {
+	t.Helper()
+	seg := qemutest.LAN(t, lan.Options{Subnet: netip.MustParsePrefix("10.77.0.0/24"), Domains: []string{"cluster.local", "local"}})
+	qemutest.Gateway(t, seg, lan.DHCP{})
+	return seg, qemutest.Port(t, seg, "node-1")
+}
+
+func done(phase string) func(handoff.Event) bool {
+	return func(e handoff.Event) bool { return e.Phase == phase && e.Step == "" && e.State == handoff.Done }
+}
+
+func failed(code string) func(handoff.Event) bool {
+	return func(e handoff.Event) bool { return e.State == handoff.Failed && e.Code == code }
+}

@@ -1,0 +1,288 @@
+package scenario
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/test/qemu"
+	"slipway.dev/slipway/test/qemu/lan"
+	"slipway.dev/slipway/test/qemu/qemutest"
+)
+
+// TestReady takes a machine from power-on to a working cluster of one node, on
+// a network that leads nowhere, and then breaks things on it.
+func TestReady(t *testing.T) {
+	l := newLogin(t)
+	_, port := network(t)
+	started := time.Now()
+	vm := qemutest.Start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: l.cidata("node-1"),
+		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }})
+	if _, err := vm.Wait(limit(t, 40*time.Minute), done("ready")); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("power-on to Ready: %.0f s\n%s", time.Since(started).Seconds(), table(vm.Console.Events()))
+	ctx := limit(t, 40*time.Minute)
+	r, err := vm.SSH(ctx, qemu.SSHOptions{Signer: l.signer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	n := &node{t: t, ctx: ctx, vm: vm, r: r}
+	t.Run("everything runs", n.everythingRuns)
+	t.Run("nothing was unpacked", n.nothingUnpacked)
+	t.Run("pod and service", n.podAndService)
+	t.Run("services come back", n.servicesComeBack)
+	t.Run("power button", n.powerButton)
+}
+
+// table shows how long each phase took.
+func table(events []handoff.Event) string {
+	var b strings.Builder
+	begin := map[string]float64{}
+	for _, e := range events {
+		if e.Step != "" {
+			continue
+		}
+		switch e.State {
+		case handoff.Started:
+			begin[e.Phase] = e.Uptime
+		case handoff.Done:
+			fmt.Fprintf(&b, "  %-12s from %6.1f s  took %6.1f s\n", e.Phase, begin[e.Phase], e.Uptime-begin[e.Phase])
+		}
+	}
+	return b.String()
+}
+
+// node is the machine of TestReady, logged in.
+type node struct {
+	t   *testing.T
+	ctx context.Context
+	vm  *qemu.VM
+	r   *qemu.Remote
+}
+
+func (n *node) kubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	s, err := n.r.Must(n.ctx, append([]string{"kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf"}, args...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// everythingRuns wants the node Ready and schedulable and every system pod Running and ready.
+func (n *node) everythingRuns(t *testing.T) {
+	var nodes struct {
+		Items []struct {
+			Spec struct {
+				Taints []struct{ Key string }
+			}
+			Status struct {
+				Conditions []struct{ Type, Status string }
+				NodeInfo   struct{ KubeletVersion, ContainerRuntimeVersion string }
+			}
+		}
+	}
+	decode(t, n.kubectl(t, "get", "nodes", "-o", "json"), &nodes)
+	if len(nodes.Items) != 1 || len(nodes.Items[0].Spec.Taints) != 0 {
+		t.Fatalf("nodes: %+v", nodes)
+	}
+	ready := false
+	for _, c := range nodes.Items[0].Status.Conditions {
+		ready = ready || c.Type == "Ready" && c.Status == "True"
+	}
+	if !ready {
+		t.Errorf("conditions: %+v", nodes.Items[0].Status.Conditions)
+	}
+	t.Logf("kubelet %s, %s", nodes.Items[0].Status.NodeInfo.KubeletVersion, nodes.Items[0].Status.NodeInfo.ContainerRuntimeVersion)
+	want := []string{"coredns", "etcd", "kube-apiserver", "kube-controller-manager", "kube-flannel", "kube-proxy", "kube-scheduler"}
+	n.until(t, "every system pod ready", func() error {
+		have := n.readyPods(t)
+		for _, w := range want {
+			if !have[w] {
+				return fmt.Errorf("%s is not ready (have %v)", w, have)
+			}
+		}
+		return nil
+	})
+}
+
+func (n *node) readyPods(t *testing.T) map[string]bool {
+	t.Helper()
+	var pods struct {
+		Items []struct {
+			Metadata struct{ Name string }
+			Status   struct {
+				Phase             string
+				ContainerStatuses []struct{ Ready bool }
+			}
+		}
+	}
+	decode(t, n.kubectl(t, "get", "pods", "-A", "-o", "json"), &pods)
+	have := map[string]bool{}
+	for _, p := range pods.Items {
+		ok := p.Status.Phase == "Running" && len(p.Status.ContainerStatuses) > 0
+		for _, c := range p.Status.ContainerStatuses {
+			ok = ok && c.Ready
+		}
+		for _, w := range []string{"coredns", "etcd", "kube-apiserver", "kube-controller-manager", "kube-flannel", "kube-proxy", "kube-scheduler", "web"} {
+			if strings.HasPrefix(p.Metadata.Name, w) && ok {
+				have[w] = true
+			}
+		}
+	}
+	return have
+}
+
+// nothingUnpacked wants no layer content on the node: neither in containerd's
+// content store nor as unpacked snapshots.
+func (n *node) nothingUnpacked(t *testing.T) {
+	list, err := n.r.Must(n.ctx, "ctr", "-n", "k8s.io", "content", "ls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var big []string
+	for _, line := range strings.Split(list, "\n")[1:] {
+		f := strings.Fields(line)
+		if len(f) > 1 && (strings.HasSuffix(f[1], "MB") || strings.HasSuffix(f[1], "MiB") || strings.HasSuffix(f[1], "GB")) {
+			big = append(big, line)
+		}
+	}
+	if len(big) > 0 {
+		t.Errorf("layers in the content store:\n%s", strings.Join(big, "\n"))
+	}
+	found, err := n.r.Must(n.ctx, "find", "/var/lib/containerd", "-name", "layer.erofs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.TrimSpace(found) != "" {
+		t.Errorf("layers written by the snapshotter:\n%s", found)
+	}
+}
+
+const web = `apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  containers:
+  - name: web
+    image: slipway.local/busybox:1.37
+    imagePullPolicy: IfNotPresent
+    command: [/bin/busybox, httpd, -f, -p, "8080", -h, /etc]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
+`
+
+// podAndService runs a pod from an image baked into the ISO and asks it
+// through its Service's cluster address, from the node and from another pod by name.
+func (n *node) podAndService(t *testing.T) {
+	if _, err := n.r.Must(n.ctx, "bash", "-c", "cat > /run/web.yaml <<'EOF'\n"+web+"EOF"); err != nil {
+		t.Fatal(err)
+	}
+	n.kubectl(t, "apply", "-f", "/run/web.yaml")
+	n.kubectl(t, "wait", "--for=condition=Ready", "pod/web", "--timeout=15m")
+	ip := strings.TrimSpace(n.kubectl(t, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"))
+	n.until(t, "the service answers on its cluster address", func() error {
+		res, err := n.r.Run(n.ctx, "curl", "-sS", "--max-time", "20", "http://"+ip+"/hostname")
+		if err != nil {
+			return err
+		}
+		if res.Code != 0 || strings.TrimSpace(string(res.Stdout)) != "web" {
+			return fmt.Errorf("curl: exit %d, %q %s", res.Code, res.Stdout, res.Stderr)
+		}
+		return nil
+	})
+	n.until(t, "the service's name resolves in a pod", func() error {
+		res, err := n.r.Run(n.ctx, "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "exec", "web", "--",
+			"/bin/busybox", "wget", "-q", "-O", "-", "-T", "20", "http://web.default.svc.cluster.local/hostname")
+		if err != nil {
+			return err
+		}
+		if res.Code != 0 || strings.TrimSpace(string(res.Stdout)) != "web" {
+			return fmt.Errorf("wget in the pod: exit %d, %q %s", res.Code, res.Stdout, res.Stderr)
+		}
+		return nil
+	})
+}
+
+// servicesComeBack kills the children of PID 1 the hard way.
+func (n *node) servicesComeBack(t *testing.T) {
+	for _, name := range []string{"kubelet", "containerd"} {
+		old, err := n.r.Must(n.ctx, "pgrep", "-x", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid := strings.Fields(old)[0]
+		if _, err := n.r.Must(n.ctx, "kill", "-9", pid); err != nil {
+			t.Fatal(err)
+		}
+		n.until(t, name+" runs again", func() error {
+			now, err := n.r.Run(n.ctx, "pgrep", "-x", name)
+			if err != nil {
+				return err
+			}
+			if f := strings.Fields(string(now.Stdout)); len(f) == 0 || f[0] == pid {
+				return fmt.Errorf("pid before %s, now %q", pid, now.Stdout)
+			}
+			return nil
+		})
+	}
+	n.until(t, "the node is Ready and the pod still there", func() error {
+		res, err := n.r.Run(n.ctx, "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "get", "node", "node-1", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
+		if err != nil {
+			return err
+		}
+		if string(res.Stdout) != "True" {
+			return fmt.Errorf("Ready is %q %s", res.Stdout, res.Stderr)
+		}
+		return nil
+	})
+	if !n.readyPods(t)["web"] {
+		t.Error("the pod did not survive")
+	}
+}
+
+// powerButton wants an orderly end.
+func (n *node) powerButton(t *testing.T) {
+	if err := n.vm.PowerButton(n.ctx); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-n.vm.Exited():
+	case <-n.ctx.Done():
+		t.Fatalf("still on: %v\n%s", n.ctx.Err(), n.vm.Console.Tail(40))
+	}
+}
+
+// until asks again every two seconds: the state of a cluster is polled.
+func (n *node) until(t *testing.T, what string, check func() error) {
+	t.Helper()
+	var last error
+	for n.ctx.Err() == nil {
+		if last = check(); last == nil {
+			return
+		}
+		select {
+		case <-n.ctx.Done():
+		case <-time.After(2 * time.Second):
+		}
+	}
+	t.Fatalf("%s: %v\n%s", what, last, n.vm.Console.Tail(40))
+}
+
+func decode(t *testing.T, text string, into any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		t.Fatalf("%v in %q", err, text)
+	}
+}

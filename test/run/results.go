@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// results adds up what `go test -json` said.
+type results struct {
+	passed, failed int
+	skips          []string // "package.Test: reason"
+}
+
+// event is one line of `go test -json` (go doc test2json).
+type event struct {
+	Action, Package, ImportPath, Test, Output string
+	Elapsed                                   float64
+}
+
+// read consumes a stream of events. Output of a failed test is printed whole,
+// that of others is dropped unless live is set.
+func (r *results) read(in io.Reader, out io.Writer, live bool) error {
+	text := map[string][]string{}
+	sc := bufio.NewScanner(in)
+	sc.Buffer(nil, 16<<20)
+	for sc.Scan() {
+		var e event
+		if err := json.Unmarshal(sc.Bytes(), &e); err != nil {
+			fmt.Fprintln(out, sc.Text()) // the go tool's own words
+			continue
+		}
+		id := e.Package + "." + e.Test
+		switch e.Action {
+		case "output":
+			text[id] = append(text[id], e.Output)
+			if live && shown(e.Output) {
+				fmt.Fprint(out, e.Output)
+			}
+		case "build-output":
+			fmt.Fprint(out, e.Output)
+		case "pass", "fail", "skip":
+			r.count(e, text[id], out, live)
+			delete(text, id)
+		}
+	}
+	return sc.Err()
+}
+
+func (r *results) count(e event, text []string, out io.Writer, live bool) {
+	name := e.Package[strings.Index(e.Package, "/")+1:]
+	switch {
+	case e.Test == "" && e.Action == "fail":
+		// A package fails with its tests, or before any of them ran.
+		if len(text) > 0 {
+			fmt.Fprintf(out, "FAIL %s\n%s", name, strings.Join(text, ""))
+		}
+		r.failed++
+	case e.Test == "":
+		if e.Action == "pass" && e.Elapsed >= 1 {
+			fmt.Fprintf(out, "ok   %s (%.1f s)\n", name, e.Elapsed)
+		}
+	case e.Action == "pass":
+		r.passed++
+		if live {
+			fmt.Fprintf(out, "ok   %s.%s (%.0f s)\n", name, e.Test, e.Elapsed)
+		}
+	case e.Action == "fail":
+		r.failed++
+		fmt.Fprintf(out, "FAIL %s.%s\n", name, e.Test)
+		if !live {
+			fmt.Fprint(out, strings.Join(text, ""))
+		}
+	case e.Action == "skip":
+		r.skips = append(r.skips, name+"."+e.Test+": "+reason(text))
+	}
+}
+
+// reason is what t.Skip said: the last line that is not the framework's.
+func reason(text []string) string {
+	for _, l := range slices.Backward(text) {
+		l = strings.TrimSpace(l)
+		if l != "" && !strings.HasPrefix(l, "---") && !strings.HasPrefix(l, "===") {
+			return l
+		}
+	}
+	return "no reason given"
+}
+
+// shown leaves the framework's own lines out of live output.
+func shown(l string) bool {
+	for _, p := range []string{"=== ", "--- PASS", "PASS", "ok "} {
+		if strings.HasPrefix(strings.TrimSpace(l), p) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *results) print(w io.Writer, d time.Duration) {
+	for _, s := range r.skips {
+		fmt.Fprintf(w, "skipped %s\n", s)
+	}
+	fmt.Fprintf(w, "took %.0f s\n", d.Seconds())
+	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", r.passed, r.failed, len(r.skips))
+}
