@@ -1,0 +1,32 @@
+# Two commands: `make demo` and `make test`. Both install what they need on a
+# Debian machine when run as root, and print the line to type otherwise.
+SHELL := /bin/bash
+GO    ?= go
+BUNDLE ?= configs/examples/bundle.yaml
+OUT    ?= out
+
+.PHONY: demo test test-all bench build lint needs clean
+
+demo: needs
+	$(GO) run ./cmd/slipway demo -f $(BUNDLE) -o $(OUT)
+
+build:
+	$(GO) run ./cmd/slipway build -f $(BUNDLE) -o $(OUT)
+
+test: needs
+	$(GO) run ./test/run
+
+test-all: needs
+	$(GO) run ./test/run -all
+
+bench: needs
+	$(GO) run ./test/run -bench
+
+lint:
+	$(GO) run ./test/run -lint
+
+needs:
+	@bash test/needs.sh
+
+clean:
+	rm -rf $(OUT)

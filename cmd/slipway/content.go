@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"slipway.dev/slipway/bundle"
+	"slipway.dev/slipway/bundle/deb"
+	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/bundle/oci"
+	"slipway.dev/slipway/images"
+	"slipway.dev/slipway/images/boot"
+	"slipway.dev/slipway/overlay"
+)
+
+// content turns the parts of one architecture into what the image builder
+// takes. It is the one place that knows both sides.
+func content(ctx context.Context, proj *bundle.Project, parts *bundle.Parts, key ed25519.PublicKey) (*images.Content, error) {
+	b := proj.Bundle
+	c := &images.Content{Name: b.Metadata.Name, Serial: b.Metadata.Serial, Arch: parts.Arch, Kubernetes: b.Spec.Kubernetes.Version,
+		Built: parts.Built, PublicKey: key, Programs: map[string]images.Program{}}
+	for _, p := range parts.Programs {
+		c.Programs[p.Name] = images.Program{Name: p.Name, Path: p.Path, Size: p.Size, SHA256: p.SHA256}
+	}
+	var err error
+	if c.System, err = systemRoot(proj, parts.Debs); err != nil {
+		return nil, err
+	}
+	if c.Loader, err = unpack(proj, parts.Debs, bundle.SetLoader); err != nil {
+		return nil, err
+	}
+	if c.Blobs, err = blobs(ctx, proj, parts.Images); err != nil {
+		return nil, err
+	}
+	c.Boot, err = bootOf(proj, parts)
+	return c, err
+}
+
+func systemRoot(proj *bundle.Project, debs []lock.Deb) (images.Root, error) {
+	pkgs, err := unpack(proj, debs, bundle.SetSystem)
+	if err != nil {
+		return images.Root{}, err
+	}
+	var stanzas []deb.Package
+	for _, d := range debs {
+		if !d.In(bundle.SetSystem) {
+			continue
+		}
+		p, err := deb.ParseStanza(d.Control)
+		if err != nil {
+			return images.Root{}, fmt.Errorf("package %q of the lock: %w", d.Name, err)
+		}
+		stanzas = append(stanzas, p)
+	}
+	return images.Root{Packages: pkgs, Stanzas: stanzas, Overlay: overlay.Apply}, nil
+}
+
+// unpack decodes the packages of a set, several at a time: xz is what costs.
+func unpack(proj *bundle.Project, debs []lock.Deb, set string) ([]images.Package, error) {
+	mine := slices.DeleteFunc(slices.Clone(debs), func(d lock.Deb) bool { return !d.In(set) })
+	out := make([]images.Package, len(mine))
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, d := range mine {
+		g.Go(func() error {
+			un, err := bundle.UnpackDeb(proj.Unpack, proj.Store, d)
+			if err != nil {
+				return err
+			}
+			out[i] = images.Package{Name: d.Name, Version: d.Version, Files: un.Files}
+			return nil
+		})
+	}
+	return out, g.Wait()
+}
+
+// blobs are the layers, each once, and the archive that names them.
+func blobs(ctx context.Context, proj *bundle.Project, imgs []oci.Image) ([]images.Stored, error) {
+	var out []images.Stored
+	seen := map[lock.Digest]bool{}
+	for _, img := range imgs {
+		for _, l := range img.Layers {
+			if seen[l.DiffID] {
+				continue
+			}
+			seen[l.DiffID] = true
+			out = append(out, images.Stored{Path: l.File, Blob: lock.Blob{Name: "layers/" + l.DiffID.Short() + ".erofs", Role: lock.RoleLayer,
+				Size: l.Size, SHA256: l.SHA256, DiffID: l.DiffID}})
+		}
+	}
+	var archive bytes.Buffer
+	if err := oci.WriteMetadataArchive(&archive, imgs); err != nil {
+		return nil, err
+	}
+	d, n, err := proj.Store.Put(ctx, &archive, "")
+	return append(out, images.Stored{Path: proj.Store.Path(d), Blob: lock.Blob{Name: "images.tar", Role: lock.RoleImages, Size: n, SHA256: d}}), err
+}
+
+func bootOf(proj *bundle.Project, parts *bundle.Parts) (images.Boot, error) {
+	spec := proj.Bundle.Spec
+	out := images.Boot{Modules: spec.Kernel.Modules, NoCloud: map[string][]byte{},
+		Cmdline: boot.Cmdline{Consoles: []string{"tty0", parts.Arch.Console()}, Extra: append([]string{"quiet"}, spec.Kernel.Arguments...)}}
+	for name, file := range map[string]string{"user-data": spec.NoCloud.UserData, "meta-data": spec.NoCloud.MetaData, "network-config": spec.NoCloud.NetworkConfig} {
+		if file == "" {
+			continue
+		}
+		raw, err := os.ReadFile(filepath.Join(filepath.Dir(proj.File), file))
+		if err != nil {
+			return out, fmt.Errorf("%s: spec.nocloud: %w", proj.File, err)
+		}
+		out.NoCloud[name] = raw
+	}
+	if spec.Overlay != "" {
+		return out, errors.New("spec.overlay is not supported yet: put the files into a package of your own")
+	}
+	if spec.Media.Compression != "none" {
+		return out, fmt.Errorf("spec.media.compression %q is not supported yet: write none", spec.Media.Compression)
+	}
+	return out, nil
+}

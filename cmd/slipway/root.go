@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+)
+
+// app is what every verb shares: where to write and what was asked globally.
+type app struct {
+	out, err io.Writer
+	verbose  bool
+	cacheDir string
+}
+
+// usageError is the user's mistake on the command line: exit code 2.
+type usageError struct{ error }
+
+// run executes one command line and returns the exit code: 0 done, 1 the
+// command's own failure, 2 a wrong command line, 130 interrupted.
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	a := &app{out: out, err: errOut}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := root.ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(errOut, "slipway: interrupted")
+		return 130
+	case errors.As(err, &usage):
+		fmt.Fprintf(errOut, "slipway: %v\n", err)
+		return 2
+	}
+	fmt.Fprintf(errOut, "slipway: %v\n", err)
+	for _, h := range hints(err) {
+		fmt.Fprintf(errOut, "hint: %s\n", h)
+	}
+	return 1
+}
+
+// hints collects what the errors of a chain suggest to do next.
+func hints(err error) (out []string) {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) && h.Hint() != "" {
+		out = append(out, h.Hint())
+	}
+	return out
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "slipway",
+		Short:         "Powered-off servers to a Kubernetes cluster, without the internet",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.cacheDir != "" {
+				return nil
+			}
+			dir, err := os.UserCacheDir()
+			if err != nil {
+				return usageError{fmt.Errorf("%w (or give --cache DIR)", err)}
+			}
+			a.cacheDir = filepath.Join(dir, "slipway")
+			return nil
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "say every step and command that is run")
+	root.PersistentFlags().StringVar(&a.cacheDir, "cache", "", "directory for downloads and built programs (default: slipway below the user's cache directory)")
+	root.AddCommand(a.lockCommand(), a.buildCommand(), a.checkCommand(), a.demoCommand())
+	return root
+}
+
+func (a *app) logger() *slog.Logger {
+	level := slog.LevelInfo
+	if a.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, at slog.Attr) slog.Attr {
+		if at.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return at
+	}}))
+}
+
+// noArgs refuses positional arguments as a usage error.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("%s takes no arguments, got %q", cmd.CommandPath(), args[0])}
+	}
+	return nil
+}
