@@ -231,7 +231,7 @@ func interfaceName(s string) error {
 	if len(s) < 16 && matches(`[A-Za-z0-9][A-Za-z0-9_.-]*`, s) {
 		return nil
 	}
-	return fmt.Errorf("%q is not the name of an interface: want 1 to 15 letters, digits, _, - and .", s)
+	return fmt.Errorf("%q is not the name of an interface: want 1 to 15 of the characters a-z A-Z 0-9 _ . -", s)
 }
 
 // UnmarshalText reads six bytes of hex with : or - between them.

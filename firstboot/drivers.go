@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"strings"
+	"syscall"
 	"time"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/button"
 	"slipway.dev/slipway/firstboot/modules"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/images/layout"
@@ -27,7 +30,7 @@ func earlyModules() []string { return []string{"br_netfilter", "nf_conntrack"} }
 // time through a new process; here they load while services start.
 func nodeModules() []string {
 	return []string{
-		"bridge", "veth", "vxlan", "dm_mod", "nf_nat", "nf_tables", "nft_chain_nat", "nft_ct", "nft_nat", "nft_masq",
+		"evdev", "bridge", "veth", "vxlan", "dm_mod", "nf_nat", "nf_tables", "nft_chain_nat", "nft_ct", "nft_nat", "nft_masq",
 		"nft_fib", "nft_fib_ipv4", "nft_fib_ipv6", "nft_fib_inet", "nft_reject", "nft_reject_ipv4", "nft_reject_ipv6",
 		"nft_reject_inet", "nft_numgen", "nft_limit", "nft_log", "nft_hash", "nft_compat",
 		"xt_comment", "xt_conntrack", "xt_mark", "xt_MASQUERADE", "xt_multiport", "xt_nat", "xt_addrtype", "xt_statistic",
@@ -72,12 +75,28 @@ func (n *Node) listen() error {
 				if err := n.drivers.get().LoadAlias(u.Env["MODALIAS"]); err != nil {
 					n.log.Warn("driver", "device", u.DevPath, "err", err)
 				}
+			case u.Env["SUBSYSTEM"] == "input" && u.Action == "add" && strings.HasPrefix(u.Env["DEVNAME"], "input/event"):
+				n.button("/dev/" + u.Env["DEVNAME"])
 			case u.Env["SUBSYSTEM"] == "block" && (u.Action == "add" || u.Action == "change"):
 				n.drivers.changedNow()
 			}
 		})
 	})
 	return nil
+}
+
+// button turns a press of the power button into what a person means by it: the
+// orderly end that SIGTERM asks PID 1 for.
+func (n *Node) button(device string) {
+	n.own("modules", "button", func(ctx context.Context) {
+		err := button.Watch(ctx, device, func() {
+			n.step("button", "the power button was pressed", nil)
+			_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
+		})
+		if err != nil {
+			n.log.Warn("power button", "device", device, "err", err)
+		}
+	})
 }
 
 // helper makes the kernel's own requests for modules (request_module) come to

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,6 +48,9 @@ func kernelPhase(_ context.Context, n *Node) error {
 	stdio()
 	if err := n.Report.KeepIn(runDir + "/events.jsonl"); err != nil {
 		return err
+	}
+	if f, err := os.OpenFile(logDir+"/init.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640); err == nil {
+		n.log = slog.New(slog.NewTextHandler(f, nil)) // decisions; what programs say goes into their own logs
 	}
 	if err := cgroups(cgroupDir); err != nil {
 		return report.Fail("SW-KERNEL-CGROUP", "boot with cgroup version 2", err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
 	"slipway.dev/slipway/bundle/lock"
@@ -19,6 +18,9 @@ import (
 // base is where the system root is put together in the initramfs.
 const base = "/sysroot"
 
+// systemPhase goes on in the same process after the root has changed: leases,
+// listeners and the count of events live on, and there is no state to hand
+// over. The program of the initramfs stays in memory for that, 11 MB.
 func systemPhase(ctx context.Context, n *Node) error {
 	select {
 	case err := <-n.system:
@@ -85,9 +87,7 @@ func (n *Node) verifyContent() {
 	n.own("system", "content", func(ctx context.Context) {
 		defer close(v.done)
 		began := time.Now()
-		var read atomic.Int64
 		v.err = blobs.VerifyAll(ctx, n.Store, all, func(b lock.Blob) error {
-			read.Add(b.Size)
 			return blobs.LinkLayer(layerDir, n.Store, b)
 		})
 		if v.err != nil {

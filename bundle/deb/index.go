@@ -73,12 +73,12 @@ func (x *Index) insert(p *Package) error {
 	x.byName[p.Name] = list
 	groups, err := ParseRelations(p.Provides)
 	if err != nil {
-		return fmt.Errorf("Provides: %w", err)
+		return fmt.Errorf("field Provides: %w", err)
 	}
 	for _, g := range groups {
 		pr := provision{by: p}
 		if len(g) != 1 || (g[0].Op != "" && g[0].Op != "=") {
-			return fmt.Errorf("Provides: %q is not a name or a name with (= version)", g)
+			return fmt.Errorf("field Provides: %q is not a name or a name with (= version)", g)
 		}
 		pr.version = g[0].Version
 		x.provides[g[0].Name] = append(x.provides[g[0].Name], pr)

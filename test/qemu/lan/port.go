@@ -210,7 +210,7 @@ func (p *Port) accept(l net.Listener) {
 		default:
 		}
 		p.sw.opts.Log.Debug("machine attached", "port", p.Name)
-		if err := p.read(conn); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := p.read(conn); !errors.Is(err, net.ErrClosed) {
 			p.sw.opts.Log.Debug("machine detached", "port", p.Name, "reason", err)
 		}
 		p.mu.Lock()
