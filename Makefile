@@ -5,7 +5,7 @@ GO    ?= go
 BUNDLE ?= configs/examples/bundle.yaml
 OUT    ?= out
 
-.PHONY: demo test test-all bench build lint needs clean
+.PHONY: demo test bench build lint needs clean
 
 demo: needs
 	$(GO) run ./cmd/slipway demo -f $(BUNDLE) -o $(OUT)
@@ -15,9 +15,6 @@ build:
 
 test: needs
 	$(GO) run ./test/run
-
-test-all: needs
-	$(GO) run ./test/run -all
 
 bench: needs
 	$(GO) run ./test/run -bench

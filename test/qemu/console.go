@@ -28,17 +28,18 @@ type Console struct {
 	Tolerate func(handoff.Event) bool
 	Log      io.Writer
 
-	mu      sync.Mutex
-	raw     []byte
-	partial []byte // of the last line, without its end
-	lines   []string
-	events  []handoff.Event
-	broken  []error
-	logErr  error
-	ended   error
-	mark    int           // events before it belong to an earlier boot
-	markLn  int           // the same for lines
-	changed chan struct{} // closed and replaced whenever something was added
+	mu       sync.Mutex
+	raw      []byte
+	partial  []byte // of the last line, without its end
+	lines    []string
+	events   []handoff.Event
+	broken   []error
+	logErr   error
+	panicked error
+	ended    error
+	mark     int           // events before it belong to an earlier boot
+	markLn   int           // the same for lines
+	changed  chan struct{} // closed and replaced whenever something was added
 }
 
 // control matches what firmware and boot menus draw with: CSI sequences of
@@ -71,6 +72,9 @@ func (c *Console) Write(b []byte) (int, error) {
 func (c *Console) line(b []byte) {
 	text := clean(b)
 	c.lines = append(c.lines, text)
+	if strings.Contains(text, "Kernel panic - not syncing") { // kernel/panic.c; the machine hangs from here on
+		c.panicked = &PanicError{Line: text}
+	}
 	e, ok, err := handoff.ParseLine([]byte(text))
 	switch {
 	case err != nil:
@@ -113,6 +117,11 @@ func (c *Console) End(why error) {
 	c.wake()
 }
 
+// PanicError is a kernel that has stopped.
+type PanicError struct{ Line string }
+
+func (e *PanicError) Error() string { return e.Line }
+
 // Forget makes later Waits look only at what comes from now on: call it right
 // before a reset. An unfinished line counts as finished.
 func (c *Console) Forget() {
@@ -122,7 +131,7 @@ func (c *Console) Forget() {
 		c.line(c.partial)
 		c.partial = nil
 	}
-	c.mark, c.markLn = len(c.events), len(c.lines)
+	c.mark, c.markLn, c.panicked = len(c.events), len(c.lines), nil
 }
 
 // Bytes is the whole output so far.
@@ -194,12 +203,15 @@ func (c *Console) Subscribe(ctx context.Context, f func(handoff.Event)) (done <-
 }
 
 // Wait returns the first event since Forget that match accepts, also one of the past.
-// A failed event that is neither accepted nor tolerated, the end of the
-// console and the end of ctx are errors that show the last lines.
+// A failed event that is neither accepted nor tolerated, a kernel panic, the
+// end of the console and the end of ctx are errors that show the last lines.
 func (c *Console) Wait(ctx context.Context, match func(handoff.Event) bool) (handoff.Event, error) {
 	var got handoff.Event
 	n := -1
 	err := c.wait(ctx, func() (bool, error) {
+		if c.panicked != nil {
+			return false, c.panicked
+		}
 		for n = max(n, c.mark); n < len(c.events); n++ {
 			e := c.events[n]
 			if match(e) {

@@ -29,14 +29,13 @@ type stage struct {
 
 func run(ctx context.Context) int {
 	lintOnly := flag.Bool("lint", false, "only the linters")
-	all := flag.Bool("all", false, "the slow scenarios too")
 	bench := flag.Bool("bench", false, "only the measurements against peers")
 	flag.Parse()
 	stages := []stage{
 		{"lint", lint},
 		{"unit", unit},
 		{"iso", buildISO},
-		{"machines", func(ctx context.Context, r *results) error { return scenarios(ctx, r, *all) }},
+		{"machines", scenarios},
 	}
 	switch {
 	case *lintOnly:

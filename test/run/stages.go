@@ -66,12 +66,8 @@ func buildISO(ctx context.Context, _ *results) error {
 	return visible(ctx, "go", "run", "./cmd/slipway", "build", "-f", bundle, "-o", outDir)
 }
 
-func scenarios(ctx context.Context, r *results, all bool) error {
-	args := []string{"-timeout", "80m", scenarioPath, "-args", "-out", "../../../" + outDir}
-	if all {
-		args = append(args, "-all")
-	}
-	return goTest(ctx, r, true, args...)
+func scenarios(ctx context.Context, r *results) error {
+	return goTest(ctx, r, true, "-timeout", "80m", scenarioPath, "-args", "-out", "../../../"+outDir)
 }
 
 func benchmarks(ctx context.Context, r *results) error {

@@ -1,10 +1,11 @@
 package scenario
 
 import (
-	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,10 +14,8 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 
 	"slipway.dev/slipway/bundle/lock"
-	"slipway.dev/slipway/images/layout"
 	"slipway.dev/slipway/test/qemu"
 	"slipway.dev/slipway/test/qemu/lan"
-	"slipway.dev/slipway/test/qemu/qemutest"
 )
 
 // TestDamagedBlobIsRefusedByName flips one bit of a blob on the medium: the
@@ -26,7 +25,7 @@ func TestDamagedBlobIsRefusedByName(t *testing.T) {
 		t.Run(string(role), func(t *testing.T) {
 			image, name := damaged(t, role)
 			_, port := network(t)
-			vm := qemutest.Start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
+			vm := boot(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1"), Tolerate: failed("SW-STORE-DIGEST")})
 			e, err := vm.Wait(limit(t, 30*time.Minute), failed("SW-STORE-DIGEST"))
 			if err != nil {
 				t.Fatal(err)
@@ -51,8 +50,12 @@ func damaged(t *testing.T, role lock.Role) (image, name string) {
 	original := iso(t)
 	image = filepath.Join(t.TempDir(), "damaged.iso")
 	copyFile(t, image, original)
-	blob := firstBlob(t, original, role)
-	at := blobOffset(t, original, layout.Blobs+"/"+string(blob.SHA256)) + blob.Size/2
+	m, starts, err := contents(original)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := m.Blobs[slices.IndexFunc(m.Blobs, func(b lock.Blob) bool { return b.Role == role })]
+	at := starts[blob.SHA256] + blob.Size/2
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -86,67 +89,36 @@ func copyFile(t *testing.T, to, from string) {
 	}
 }
 
-func openISO(t *testing.T, image string) *iso9660.FileSystem {
-	t.Helper()
+// openImage reads the file system of an ISO; the file stays open as long as the process.
+func openImage(image string) (*iso9660.FileSystem, error) {
 	b, err := file.OpenFromPath(image, true)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	t.Cleanup(func() { b.Close() })
 	fi, err := os.Stat(image)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	fsys, err := iso9660.Read(b, fi.Size(), 0, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fsys
+	return iso9660.Read(b, fi.Size(), 0, 2048)
 }
 
-func firstBlob(t *testing.T, image string, role lock.Role) lock.Blob {
-	t.Helper()
-	f, err := openISO(t, image).OpenFile("/"+layout.Manifest, os.O_RDONLY)
+// offsets are the bytes at which the files of a directory begin, by digest name.
+func offsets(fsys *iso9660.FileSystem, dir string) (map[lock.Digest]int64, error) {
+	entries, err := fsys.ReadDir(dir)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	raw, err := io.ReadAll(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var m lock.Manifest
-	if err := json.Unmarshal(raw, &m); err != nil {
-		t.Fatal(err)
-	}
-	for _, b := range m.Blobs {
-		if b.Role == role {
-			return b
-		}
-	}
-	t.Fatalf("no blob of role %q", role)
-	return lock.Blob{}
-}
-
-func blobOffset(t *testing.T, image, name string) int64 {
-	t.Helper()
-	entries, err := openISO(t, image).ReadDir("/" + filepath.Dir(name))
-	if err != nil {
-		t.Fatal(err)
-	}
+	out := map[lock.Digest]int64{}
 	for _, e := range entries {
-		if e.Name() != filepath.Base(name) {
-			continue
-		}
 		info, err := e.Info()
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		st, ok := info.Sys().(*iso9660.StatT)
 		if !ok {
-			t.Fatalf("no location of %s in %T", name, info.Sys())
+			return nil, fmt.Errorf("%s: no location in %T", e.Name(), info.Sys())
 		}
-		return int64(st.Location) * 2048
+		out[lock.Digest(e.Name())] = int64(st.Location) * 2048
 	}
-	t.Fatalf("%s is not on the medium", name)
-	return 0
+	return out, nil
 }

@@ -11,7 +11,6 @@ import (
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/test/qemu"
 	"slipway.dev/slipway/test/qemu/lan"
-	"slipway.dev/slipway/test/qemu/qemutest"
 )
 
 // TestReady takes a machine from power-on to a working cluster of one node, on
@@ -20,7 +19,7 @@ func TestReady(t *testing.T) {
 	l := newLogin(t)
 	_, port := network(t)
 	started := time.Now()
-	vm := qemutest.Start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: l.cidata("node-1"),
+	vm := boot(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: l.cidata("node-1"),
 		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }})
 	if _, err := vm.Wait(limit(t, 40*time.Minute), done("ready")); err != nil {
 		t.Fatal(err)
