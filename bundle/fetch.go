@@ -18,8 +18,13 @@ import (
 	"slipway.dev/slipway/bundle/store"
 )
 
-// Report tells how far a long step is, in bytes; total 0 when not known.
+// Report tells how far a long step is: done of total bytes, with total 0 when
+// nothing is counted, and CountPackages when done counts packages.
 type Report func(step string, done, total int64)
+
+// CountPackages is the total of a step that counts compiled packages: the go
+// tool does not say how many there will be.
+const CountPackages = -1
 
 // fetchTries is how often one file is asked for before its error counts: a
 // mirror that closes a connection is common, one that does so five times is down.

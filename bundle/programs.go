@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	"slipway.dev/slipway/bundle/gobuild"
@@ -31,7 +30,6 @@ type Program struct {
 // Programs builds everything that runs on a node of one architecture and is
 // not a Debian package. Modules are downloaded by the go tool with checksums on.
 func (c *Compiler) Programs(ctx context.Context, b *configs.Bundle, a arch.Arch) ([]Program, error) {
-	c.Report("compiling Kubernetes "+b.Spec.Kubernetes.Version+" for "+a.String(), 0, 0)
 	kube, _, err := kubernetesModule(ctx, c.Go, b.Spec.Kubernetes.Version)
 	if err != nil {
 		return nil, err
@@ -44,7 +42,6 @@ func (c *Compiler) Programs(ctx context.Context, b *configs.Bundle, a arch.Arch)
 		{Name: "slipway-init", Package: ownModule + "/cmd/slipway-init"}, {Name: "pause", Package: ownModule + "/cmd/pause"}}}
 	var all []Program
 	for _, comp := range append([]component{kube}, append(others, own)...) {
-		c.Report(fmt.Sprintf("compiling %s %s for %s", comp.name, comp.module.Version, a), 0, 0)
 		progs, err := c.component(ctx, comp, a)
 		if err != nil {
 			return nil, err

@@ -66,7 +66,9 @@ func Open(o Options) (*Project, error) {
 		return nil, err
 	}
 	f := &Fetcher{Store: s, Parts: filepath.Join(o.Cache, "parts"), Client: &http.Client{}, Log: o.Log, Report: o.Report}
-	g := &gobuild.Builder{Cache: filepath.Join(o.Cache, "programs"), Log: o.Log}
+	g := &gobuild.Builder{Cache: filepath.Join(o.Cache, "programs"), Log: o.Log, Progress: func(m gobuild.Module, a arch.Arch, packages int) {
+		o.Report(fmt.Sprintf("compiling %s %s for %s", m.Path, m.Version, a), int64(packages), CountPackages)
+	}}
 	return &Project{File: o.File, Lock: o.Lock, Bundle: b, Digest: lock.SumBytes(raw), Store: s, Unpack: un, report: o.Report,
 		resolver: &Resolver{Fetch: f, AptDir: o.AptDir, Report: o.Report},
 		compiler: &Compiler{Go: g, Source: o.Source, Log: o.Log, Report: o.Report},

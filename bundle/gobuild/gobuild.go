@@ -60,6 +60,9 @@ type Binary struct {
 type Builder struct {
 	Cache string // directory
 	Log   *slog.Logger
+	// Progress is told when a module is compiled, which what is cached is not:
+	// how many packages so far.
+	Progress func(m Module, a arch.Arch, packages int)
 }
 
 // Info is what the go tool knows about a module version.
@@ -203,8 +206,16 @@ func (b *Builder) compile(ctx context.Context, tmp string, m Module, progs []Pro
 	if err != nil {
 		return err
 	}
+	packages := 0
+	b.Progress(m, a, packages)
+	count := func(line string) {
+		if !strings.HasPrefix(line, "go: ") && !strings.ContainsAny(line, " :") { // -v names each package it compiles
+			packages++
+			b.Progress(m, a, packages)
+		}
+	}
 	for _, group := range groups(progs) {
-		args := []string{"build", "-trimpath", "-buildvcs=false", mod}
+		args := []string{"build", "-v", "-trimpath", "-buildvcs=false", mod}
 		if len(group[0].Tags) > 0 {
 			args = append(args, "-tags", strings.Join(group[0].Tags, ","))
 		}
@@ -212,7 +223,7 @@ func (b *Builder) compile(ctx context.Context, tmp string, m Module, progs []Pro
 		for _, p := range group {
 			args = append(args, p.Package)
 		}
-		if _, err := b.run(ctx, dir, environ(a), args...); err != nil {
+		if _, err := b.watch(ctx, dir, environ(a), count, args...); err != nil {
 			return err
 		}
 		for _, p := range group {
@@ -317,16 +328,42 @@ func environ(a arch.Arch) []string {
 }
 
 func (b *Builder) run(ctx context.Context, dir string, env []string, args ...string) ([]byte, error) {
+	return b.watch(ctx, dir, env, func(string) {}, args...)
+}
+
+// watch runs the go tool and hands over each line of its standard error.
+func (b *Builder) watch(ctx context.Context, dir string, env []string, line func(string), args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), append([]string{"GOTOOLCHAIN=local", "GOWORK=off"}, env...)...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var stdout bytes.Buffer
+	stderr := &lines{each: line}
+	cmd.Stdout, cmd.Stderr = &stdout, stderr
 	b.Log.Debug("run", "dir", dir, "argv", cmd.Args)
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("go %s: %w\n%s", strings.Join(args[:min(2, len(args))], " "), err, tail(stdout.String()+stderr.String(), 20))
+		return nil, fmt.Errorf("go %s: %w\n%s", strings.Join(args[:min(2, len(args))], " "), err, tail(stdout.String()+stderr.text.String(), 20))
 	}
 	return stdout.Bytes(), nil
+}
+
+// lines keeps what is written and hands over each whole line.
+type lines struct {
+	text bytes.Buffer
+	from int
+	each func(string)
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.text.Write(b)
+	for {
+		rest := l.text.Bytes()[l.from:]
+		i := bytes.IndexByte(rest, '\n')
+		if i < 0 {
+			return len(b), nil
+		}
+		l.each(string(rest[:i]))
+		l.from += i + 1
+	}
 }
 
 func tail(s string, n int) string {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"slipway.dev/slipway/bundle"
 )
 
 // progress shows long steps: one line that is drawn again on a terminal, and
@@ -28,7 +30,7 @@ func newProgress(w io.Writer) *progress {
 }
 
 // Step reports that work on name stands at done of total bytes (total 0: not
-// known, or not in bytes). A new name ends the step before.
+// known; bundle.CountPackages: done counts packages). A new name ends the step before.
 func (p *progress) Step(name string, done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -47,6 +49,9 @@ func (p *progress) Step(name string, done, total int64) {
 	}
 	p.last = now
 	line := fmt.Sprintf("%6.1fs  %s", now.Sub(p.start).Seconds(), name)
+	if total == bundle.CountPackages && done > 0 {
+		line += fmt.Sprintf("  %d packages", done)
+	}
 	if total > 0 {
 		line += fmt.Sprintf("  %s of %s", size(done), size(total))
 		if s := now.Sub(p.begin).Seconds(); s > 0.5 {

@@ -24,8 +24,6 @@ type Cmdline struct {
 	Events string
 	// Until is slipway.until=: stop after this phase and power off; for tests and rehearsals.
 	Until string
-	// Bench is slipway.bench=: a measurement to run once Ready; for tests.
-	Bench string
 	// Consoles are the console= arguments in order; the last is /dev/console.
 	Consoles []string
 	Extra    []string
@@ -45,7 +43,6 @@ func (c Cmdline) String() string {
 	add("slipway.config", c.Config)
 	add("slipway.events", c.Events)
 	add("slipway.until", c.Until)
-	add("slipway.bench", c.Bench)
 	return strings.Join(append(s, c.Extra...), " ")
 }
 
@@ -64,11 +61,9 @@ func Parse(s string) (Cmdline, error) {
 			c.Events = v
 		case "slipway.until":
 			c.Until = v
-		case "slipway.bench":
-			c.Bench = v
 		default:
 			if strings.HasPrefix(k, "slipway.") {
-				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.events, slipway.until, slipway.bench)", f)
+				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.events, slipway.until)", f)
 			}
 			c.Extra = append(c.Extra, f)
 		}

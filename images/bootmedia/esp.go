@@ -1,6 +1,7 @@
 package bootmedia
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -31,7 +32,42 @@ func efiImage(files map[string][]byte) ([]byte, error) {
 	if err := fill(name, files); err != nil {
 		return nil, err
 	}
-	return os.ReadFile(name)
+	image, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	undate(image)
+	return image, nil
+}
+
+// undate removes the dates of all directory entries (Microsoft FAT
+// specification, section 6): go-diskfs takes them from the clock.
+func undate(image []byte) {
+	le := binary.LittleEndian
+	perCluster, reserved := int(image[13]), int(le.Uint16(image[14:]))
+	fats, rootEntries, fatSize := int(image[16]), int(le.Uint16(image[17:])), int(le.Uint16(image[22:]))
+	fat := image[reserved*512:]
+	root := (reserved + fats*fatSize) * 512
+	data := root + rootEntries*32
+	var walk func(dir []byte)
+	walk = func(dir []byte) {
+		for ; len(dir) >= 32 && dir[0] != 0; dir = dir[32:] {
+			const longName, subdirectory = 0x0f, 0x10
+			if dir[11] == longName || dir[0] == 0xe5 {
+				continue
+			}
+			clear(dir[13:20])
+			clear(dir[22:26])
+			if dir[11]&subdirectory == 0 || dir[0] == '.' {
+				continue
+			}
+			for c := int(le.Uint16(dir[26:])); c >= 2 && c < 0xfff8; c = int(le.Uint16(fat[2*c:])) {
+				at := data + (c-2)*perCluster*512
+				walk(image[at : at+perCluster*512])
+			}
+		}
+	}
+	walk(image[root:data])
 }
 
 func fill(name string, files map[string][]byte) error {

@@ -1,0 +1,26 @@
+package handoff
+
+import "testing"
+
+func TestEventsAreFoundInANoisyConsole(t *testing.T) {
+	line := string(Event{Seq: 3, Phase: "system", Step: "verify", State: Done, Data: map[string]any{"bytes": 7}}.Line())
+	for name, in := range map[string]string{"alone": line, "after a kernel message": "[    1.2] usb 1-1: new device " + line, "with CR": line[:len(line)-1] + "\r\n"} {
+		e, ok, err := ParseLine([]byte(in))
+		if err != nil || !ok || e.Seq != 3 || e.Phase != "system" || e.Data["bytes"] != float64(7) {
+			t.Errorf("%s: %+v, %v, %v", name, e, ok, err)
+		}
+	}
+	if _, ok, err := ParseLine([]byte("plain text {\"a\":1}")); ok || err != nil {
+		t.Errorf("plain text: %v, %v", ok, err)
+	}
+	if _, ok, err := ParseLine([]byte(line[:20])); !ok || err == nil {
+		t.Errorf("a broken event: %v, %v", ok, err)
+	}
+}
+
+func TestDataThatCannotBeEncodedIsNoLostEvent(t *testing.T) {
+	e, ok, err := ParseLine(Event{Phase: "x", State: Failed, Data: map[string]any{"f": func() {}}}.Line())
+	if err != nil || !ok || e.Phase != "x" || e.Data["encoding"] == nil {
+		t.Errorf("%+v, %v, %v", e, ok, err)
+	}
+}
