@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"strings"
 	"testing"
 
 	"slipway.dev/slipway/test/qemu"
@@ -34,5 +35,17 @@ func TestEveryFirmwareReachesItsConfig(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestConfigInsideTheISO boots without any config volume: the one that
+// bundle.yaml bakes in is used.
+func TestConfigInsideTheISO(t *testing.T) {
+	_, port := network(t)
+	vm := boot(t, qemu.Machine{Memory: 2048, CPUs: 1, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}})
+	for _, e := range vm.Console.Events() {
+		if done("config")(e) && !strings.Contains(e.Text, "the boot medium") {
+			t.Errorf("the config is %q", e.Text)
+		}
 	}
 }
