@@ -67,15 +67,11 @@ func (a *app) demo(ctx context.Context, iso, out string) error {
 	userData := fmt.Sprintf("#cloud-config\nhostname: node-1\nssh_authorized_keys:\n  - %s\nslipway:\n  role: control-plane\n", public)
 	m := qemu.Machine{Name: "node-1", Memory: 4096, CPUs: 2, Boot: qemu.CD(iso), NICs: []*lan.Port{port},
 		CIDATA: map[string][]byte{"user-data": []byte(userData), "meta-data": []byte("instance-id: demo\n")}}
-	vm, err := qemu.Start(ctx, m)
+	vm, err := a.ready(ctx, m, iso)
 	if err != nil {
 		return err
 	}
 	defer vm.Close()
-	fmt.Fprintf(a.err, "power-on: %s from %s\n", m.Name, iso)
-	if err := a.watch(ctx, vm); err != nil {
-		return err
-	}
 	kubeconfig, err := a.show(ctx, vm, host, signer, out)
 	if err != nil {
 		return err
@@ -88,6 +84,29 @@ func (a *app) demo(ctx context.Context, iso, out string) error {
 		<-ctx.Done()
 	}
 	return a.powerOff(vm)
+}
+
+// ready starts the machine and watches it until it is Ready. It starts it
+// again, at most twice, when the emulator broke the kernel (decision 13): a
+// stale translation of code that the kernel has patched, "Oops: int3".
+func (a *app) ready(ctx context.Context, m qemu.Machine, iso string) (*qemu.VM, error) {
+	for try := 1; ; try++ {
+		vm, err := qemu.Start(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(a.err, "power-on: %s from %s\n", m.Name, iso)
+		if err = a.watch(ctx, vm); err == nil {
+			return vm, nil
+		}
+		var p *qemu.PanicError
+		emulator := errors.As(err, &p) && strings.Contains(string(vm.Console.Bytes()), "Oops: int3")
+		vm.Close()
+		if !emulator || try == 3 {
+			return nil, err
+		}
+		fmt.Fprintln(a.err, "the emulator broke the kernel (docs/decisions.md, 13); starting the machine again")
+	}
 }
 
 func demoNetwork(seg *lan.Switch) (*lan.Host, error) {
