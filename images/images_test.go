@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"slipway.dev/slipway/bundle/deb"
+	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/images/boot"
 	"slipway.dev/slipway/images/kmod"
@@ -37,7 +38,7 @@ func sample(t *testing.T) *Content {
 	c := &Content{Name: "t", Serial: 1, Arch: arch.AMD64, Kubernetes: "v1.37.1", Built: built, PublicKey: make([]byte, 32), Programs: map[string]Program{},
 		Boot: Boot{Cmdline: boot.Cmdline{Consoles: []string{"tty0"}}, NoCloud: map[string][]byte{}}}
 	for _, n := range append(sorted(places), plugins...) {
-		c.Programs[n] = Program{Name: n, Path: "/proc/self/exe", Size: 3}
+		c.Programs[n] = Program{GoBinary: lock.GoBinary{Name: n, Size: 3}, Path: "/proc/self/exe"}
 	}
 	mod := "lib/modules/" + release + "/"
 	c.System = Root{Overlay: func(*rootfs.Tree) error { return nil }, Packages: []Package{

@@ -28,7 +28,12 @@ type Module struct {
 	Depends []string `json:"depends,omitempty"`
 	Aliases []string `json:"aliases,omitempty"`
 	SoftPre []string `json:"softPre,omitempty"` // softdep: load before
+	// Firmware are the files that the driver may ask for, below usr/lib/firmware.
+	Firmware []string `json:"firmware,omitempty"`
 }
+
+// Format is the version of Module's shape, for those who keep it.
+const Format = 2
 
 // Dir is where the modules of a kernel release are in a root.
 func Dir(release string) string { return "usr/lib/modules/" + release }
@@ -113,6 +118,8 @@ func parse(p string, info []byte) Module {
 			}
 		case k == "alias":
 			m.Aliases = append(m.Aliases, v)
+		case k == "firmware":
+			m.Firmware = append(m.Firmware, v)
 		case k == "softdep":
 			m.SoftPre = append(m.SoftPre, softPre(v)...)
 		}
