@@ -17,8 +17,10 @@ import (
 	"slipway.dev/slipway/bundle/deb"
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/bundle/oci"
+	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/images"
 	"slipway.dev/slipway/images/boot"
+	"slipway.dev/slipway/images/rootfs"
 	"slipway.dev/slipway/overlay"
 )
 
@@ -27,9 +29,17 @@ import (
 func content(ctx context.Context, proj *bundle.Project, parts *bundle.Parts, key ed25519.PublicKey) (*images.Content, error) {
 	b := proj.Bundle
 	c := &images.Content{Name: b.Metadata.Name, Serial: b.Metadata.Serial, Arch: parts.Arch, Kubernetes: b.Spec.Kubernetes.Version,
-		Built: parts.Built, PublicKey: key, Programs: map[string]images.Program{}}
+		Built: parts.Built, PublicKey: key, Programs: map[string]images.Program{}, Debs: parts.Debs,
+		Pack: b.Spec.Media.Compression == configs.CompressionZstd}
 	for _, p := range parts.Programs {
-		c.Programs[p.Name] = images.Program{Name: p.Name, Path: p.Path, Size: p.Size, SHA256: p.SHA256}
+		c.Programs[p.Name] = images.Program{GoBinary: p.GoBinary, Path: p.Path}
+	}
+	for _, img := range parts.Images {
+		l, err := img.Locked()
+		if err != nil {
+			return nil, err
+		}
+		c.Images = append(c.Images, l)
 	}
 	var err error
 	if c.System, err = systemRoot(proj, parts.Debs); err != nil {
@@ -61,7 +71,11 @@ func systemRoot(proj *bundle.Project, debs []lock.Deb) (images.Root, error) {
 		}
 		stanzas = append(stanzas, p)
 	}
-	return images.Root{Packages: pkgs, Stanzas: stanzas, Overlay: overlay.Apply}, nil
+	own, err := overlayOf(proj)
+	if err != nil {
+		return images.Root{}, err
+	}
+	return images.Root{Packages: pkgs, Stanzas: stanzas, Overlay: func(t *rootfs.Tree) error { return errors.Join(overlay.Apply(t), own.Apply(t)) }}, nil
 }
 
 // unpack decodes the packages of a set, several at a time: xz is what costs.
@@ -119,11 +133,18 @@ func bootOf(proj *bundle.Project, parts *bundle.Parts) (images.Boot, error) {
 		}
 		out.NoCloud[name] = raw
 	}
-	if spec.Overlay != "" {
-		return out, errors.New("spec.overlay is not supported yet: put the files into a package of your own")
-	}
-	if spec.Media.Compression != "none" {
-		return out, fmt.Errorf("spec.media.compression %q is not supported yet: write none", spec.Media.Compression)
-	}
 	return out, nil
+}
+
+// overlayOf reads the bundle's own files.
+func overlayOf(proj *bundle.Project) (*overlay.Directory, error) {
+	dir := proj.Bundle.Spec.Overlay
+	if dir == "" {
+		return &overlay.Directory{}, nil
+	}
+	d, err := overlay.Read(filepath.Join(filepath.Dir(proj.File), dir))
+	if err != nil {
+		return nil, fmt.Errorf("%s: spec.overlay: %w", proj.File, err)
+	}
+	return d, nil
 }
