@@ -13,7 +13,6 @@ import (
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
-	"slipway.dev/slipway/firstboot/blobs"
 	"slipway.dev/slipway/firstboot/kubeadm"
 	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
@@ -46,10 +45,10 @@ func (n *Node) findImages(ctx context.Context) (images, error) {
 	if err != nil {
 		return images{}, report.Fail("SW-MEDIUM-MANIFEST", "build the image again", err)
 	}
-	if err := blobs.Verify(ctx, n.Store, b, nil); err != nil {
+	if err := n.Store.Bring(ctx, b, nil); err != nil {
 		return images{}, storeFailure(err)
 	}
-	i := images{archive: n.Store.Path(b.SHA256)}
+	i := images{archive: n.Store.Path(b)}
 	f, err := os.Open(i.archive)
 	if err != nil {
 		return i, err

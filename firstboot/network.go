@@ -15,6 +15,10 @@ import (
 )
 
 func networkPhase(ctx context.Context, n *Node) error {
+	if n.noNet != nil && n.Network != nil { // what the seed was found with is not what the config says
+		n.noNet()
+		n.net, n.noNet = nil, nil
+	}
 	if n.net == nil {
 		m, err := netconf.Start(n.life, n.Network, resolv, func(e handoff.Event) {
 			e.Phase = "network"

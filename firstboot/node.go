@@ -26,6 +26,7 @@ const (
 	configDir = runDir + "/config"
 	logDir    = runDir + "/log"
 	layerDir  = runDir + "/layers"
+	memoryDir = runDir + "/blobs" // a ramfs, when blobs are not used in place
 	resolv    = runDir + "/resolv.conf"
 	cgroupDir = "/sys/fs/cgroup"
 )
@@ -39,7 +40,7 @@ type Node struct {
 	Services *supervise.Supervisor
 
 	Manifest *lock.Manifest
-	Store    blobs.Store
+	Store    *blobs.Store
 	User     *configs.UserData
 	Meta     *configs.MetaData
 	Network  *configs.Network
@@ -52,9 +53,11 @@ type Node struct {
 	result  handoff.Event // text and figures of the phase's done event
 	drivers *drivers
 	net     *netconf.Manager
-	system  chan error // the verdict on system.erofs
-	content *verdict   // the verdict on all other blobs
-	loaded  *verdict   // the modules that pods need
+	noNet   func()      // ends net, which began before there was a config; else nil
+	seed    *blobs.Seed // where everything comes from, without a medium
+	system  chan error  // the verdict on system.erofs
+	content *verdict    // the verdict on all other blobs
+	loaded  *verdict    // the modules that pods need
 
 	images   images
 	imported bool

@@ -37,12 +37,15 @@ func sequence() []phase {
 		// failure:  a module of the fixed list is missing: holds. A device's driver that refuses: a line
 		{name: "modules", run: modulesPhase},
 
-		// reads:    every block device's volume label; manifest.json, manifest.sig; the pinned key
-		// leaves:   the medium at /run/slipway/medium, the verified manifest; system.erofs is being read
-		// failure:  no medium, or one with another signature: says so and goes on looking
+		// reads:    every block device's volume label, or slipway.store= over HTTP after DHCP;
+		//           manifest.json, manifest.sig; the pinned key
+		// leaves:   the medium at /run/slipway/medium, the verified manifest; system.erofs is being
+		//           read, into memory when it is packed or remote
+		// failure:  no medium or seed, or one with another signature: says so and goes on looking;
+		//           too little memory: holds
 		{name: "medium", run: mediumPhase, limit: 2 * time.Minute, retry: time.Second},
 
-		// reads:    slipway.config=, a CIDATA volume, slipway/nocloud on the medium
+		// reads:    slipway.config= or ds=nocloud, a CIDATA volume, slipway/nocloud on the medium
 		// leaves:   user-data, meta-data and network-config, parsed; copies in /run/slipway/config (0600)
 		// failure:  none found: goes on looking, a stick may be plugged in. Wrong: says where, reads again
 		{name: "config", run: configPhase, limit: time.Minute, retry: 2 * time.Second},
