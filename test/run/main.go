@@ -29,6 +29,7 @@ type stage struct {
 
 func run(ctx context.Context) int {
 	lintOnly := flag.Bool("lint", false, "only the linters")
+	isosOnly := flag.Bool("isos", false, "only build the ISOs that the machines boot")
 	bench := flag.Bool("bench", false, "only the measurements against peers")
 	flag.Parse()
 	stages := []stage{
@@ -40,6 +41,8 @@ func run(ctx context.Context) int {
 	switch {
 	case *lintOnly:
 		stages = stages[:1]
+	case *isosOnly:
+		stages = []stage{{"iso", buildISO}}
 	case *bench:
 		stages = []stage{{"iso", buildISO}, {"bench", benchmarks}}
 	}

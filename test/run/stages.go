@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+
+	"slipway.dev/slipway/configs/examples"
 )
 
 const (
-	bundle       = "configs/examples/bundle.yaml"
 	outDir       = "out"
+	testDir      = outDir + "/test" // the example with changes for tests
 	scenarioPath = "./test/qemu/scenario"
 )
 
@@ -62,16 +65,57 @@ func unit(ctx context.Context, r *results) error {
 	return goTest(ctx, r, false, append([]string{"-race"}, with...)...)
 }
 
+// variants are the example with lines changed: both for the emulator (see
+// scenario's start), one with the other compression.
+var variants = []struct{ name, old, new string }{
+	{"plain", "compression: none", "compression: none"},
+	{"packed", "compression: none", "compression: zstd"},
+}
+
 func buildISO(ctx context.Context, _ *results) error {
-	return visible(ctx, "go", "run", "./cmd/slipway", "build", "-f", bundle, "-o", outDir)
+	for _, v := range variants {
+		dir := filepath.Join(testDir, v.name)
+		file, err := variant(filepath.Join(dir, "config"), "arguments: []", "arguments: [tsc=reliable]", v.old, v.new)
+		if err != nil {
+			return err
+		}
+		if err := visible(ctx, "go", "run", "./cmd/slipway", "build", "-f", file, "--lock", testDir+"/slipway.lock", "--out", dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// variant writes the example with some lines changed and returns its name.
+func variant(dir string, oldnew ...string) (string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	for _, name := range []string{"bundle.yaml", "user-data", "meta-data"} {
+		raw, err := examples.Files.ReadFile(name)
+		if err != nil {
+			return "", err
+		}
+		text := string(raw)
+		for i := 0; name == "bundle.yaml" && i < len(oldnew); i += 2 {
+			if !strings.Contains(text, oldnew[i]) {
+				return "", fmt.Errorf("the example has no %q", oldnew[i])
+			}
+			text = strings.Replace(text, oldnew[i], oldnew[i+1], 1)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return "", err
+		}
+	}
+	return filepath.Join(dir, "bundle.yaml"), nil
 }
 
 func scenarios(ctx context.Context, r *results) error {
-	return goTest(ctx, r, true, "-timeout", "80m", scenarioPath, "-args", "-out", "../../../"+outDir)
+	return goTest(ctx, r, true, "-timeout", "80m", scenarioPath, "-args", "-out", "../../../"+testDir)
 }
 
 func benchmarks(ctx context.Context, r *results) error {
-	return goTest(ctx, r, true, "-timeout", "80m", "-run", "^$", "-bench", ".", "-benchtime", "1x", scenarioPath, "-args", "-out", "../../../"+outDir)
+	return goTest(ctx, r, true, "-timeout", "80m", "-run", "^$", "-bench", ".", "-benchtime", "1x", scenarioPath, "-args", "-out", "../../../"+testDir)
 }
 
 // goTest runs `go test -json` and adds to the results; a failed test is

@@ -19,7 +19,7 @@ func TestReady(t *testing.T) {
 	l := newLogin(t)
 	_, port := network(t)
 	started := time.Now()
-	vm := boot(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: l.cidata("node-1"),
+	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: l.cidata("node-1"),
 		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }})
 	if _, err := vm.Wait(limit(t, 40*time.Minute), done("ready")); err != nil {
 		t.Fatal(err)
