@@ -142,9 +142,13 @@ func (s *Store) Bring(ctx context.Context, b lock.Blob, progress func(done int64
 func chunks(ctx context.Context, r *store.Reader, out io.WriterAt, progress func(int64)) error {
 	var mu sync.Mutex
 	var done int64
-	buffers := sync.Pool{New: func() any { return make([]byte, lock.ChunkSize) }}
+	width := runtime.GOMAXPROCS(0)
+	buffers := make(chan []byte, width)
+	for range width {
+		buffers <- make([]byte, lock.ChunkSize)
+	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
+	g.SetLimit(width)
 	for i := range r.Count() {
 		if gctx.Err() != nil {
 			break
@@ -153,8 +157,8 @@ func chunks(ctx context.Context, r *store.Reader, out io.WriterAt, progress func
 			if gctx.Err() != nil {
 				return gctx.Err()
 			}
-			buf := buffers.Get().([]byte)
-			defer buffers.Put(buf) //nolint:staticcheck // a slice header, 4 MiB behind it
+			buf := <-buffers
+			defer func() { buffers <- buf }()
 			plain, err := r.Chunk(i, buf)
 			if err == nil && out != nil {
 				_, err = out.WriteAt(plain, int64(i)*lock.ChunkSize)
