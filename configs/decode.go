@@ -54,6 +54,9 @@ func (d *document) fits(a at, v any, t reflect.Type) bool {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
+	if t.Kind() == reflect.Interface { // somebody else's document within ours
+		return true
+	}
 	if v == nil {
 		if k := t.Kind(); k != reflect.Slice && k != reflect.Map && k != reflect.Struct {
 			a.errorf("has no value").Hint = "give it one or remove the key"

@@ -38,7 +38,10 @@ func (s *Slipway) setDefaults() {
 	if s.Role == "" && s.Endpoint == "" {
 		s.Role = RoleControlPlane
 	}
-	k := &s.Kubernetes
+	s.Kubernetes.setDefaults()
+}
+
+func (k *ClusterNets) setDefaults() {
 	if !k.PodSubnet.IsValid() {
 		k.PodSubnet = netip.MustParsePrefix("10.244.0.0/16")
 	}

@@ -15,7 +15,7 @@ import (
 func (a *app) checkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check FILE...",
-		Short: "Check bundle.yaml, user-data, meta-data and network-config files",
+		Short: "Check bundle.yaml, cluster.yaml, user-data, meta-data and network-config files",
 		Long: `Check reads each file as what its name or first line says it is, and prints
 everything that is wrong with it, with line and column. It needs no network.`,
 		Example: `  slipway check bundle.yaml
@@ -63,6 +63,9 @@ func (a *app) checkFile(name string, raw []byte) error {
 		if n, err = configs.ParseNetworkConfig(name, raw); err == nil {
 			warnings = n.Warnings
 		}
+	case strings.HasPrefix(base, "cluster") || strings.Contains(string(raw), "\nkind: Cluster"):
+		kind = configs.KindCluster
+		_, err = configs.ParseCluster(name, raw)
 	default:
 		kind = configs.KindBundle
 		_, err = configs.ParseBundle(name, raw)
