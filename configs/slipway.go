@@ -12,6 +12,9 @@ type Slipway struct {
 	Role       Role        `json:"role,omitempty"`
 	Endpoint   string      `json:"endpoint,omitempty"` // "host" or "host:port" of the API server; empty: a single node
 	Kubernetes ClusterNets `json:"kubernetes,omitzero"`
+	// State is the label of an ext4 volume that keeps what the node becomes over
+	// restarts: /etc, /var, /root, /home. Empty: memory, a restart begins anew.
+	State string `json:"state,omitempty"`
 }
 
 // Role is what a node does in its cluster.
@@ -77,6 +80,12 @@ func (s *Slipway) check(a at) {
 		a.key("endpoint").errorf("missing: a worker has to know where the API server is").Hint = "write endpoint: <address of the control plane>"
 	}
 	s.Kubernetes.check(a.key("kubernetes"))
+	a.key("state").may(s.State, func(s string) error {
+		if !matches(`[A-Za-z0-9_.-]{1,16}`, s) {
+			return fmt.Errorf("%q is not a volume label: want 1 to 16 letters, digits, _ . and -", s)
+		}
+		return nil
+	})
 }
 
 func (k *ClusterNets) check(a at) {

@@ -116,10 +116,20 @@ func (n *Node) startCluster(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	n.images = i
+	if err := n.runner().Repair(); err != nil {
+		return nil, report.Fail("SW-KUBEADM-REPAIR", "look at the state volume with e2fsck", fmt.Errorf("repairing after an interruption: %w", err))
+	}
 	if err := n.Services.Add(n.life, kubeadm.ContainerdService()); err != nil {
 		return nil, err
 	}
 	return []string{"containerd"}, n.Services.Add(n.life, kubeadm.KubeletService())
+}
+
+func (n *Node) runner() kubeadm.Runner {
+	return kubeadm.Runner{Exec: n.Children.Run, Log: n.log, Report: func(e handoff.Event) {
+		e.Phase = "kubernetes"
+		n.Report.Emit(e)
+	}}
 }
 
 func kubernetesPhase(ctx context.Context, n *Node) error {
@@ -132,10 +142,7 @@ func kubernetesPhase(ctx context.Context, n *Node) error {
 	if err := n.loaded.wait(ctx); err != nil {
 		return err
 	}
-	r := kubeadm.Runner{Exec: n.Children.Run, Log: n.log, Report: func(e handoff.Event) {
-		e.Phase = "kubernetes"
-		n.Report.Emit(e)
-	}}
+	r := n.runner()
 	if !n.imported {
 		if err := r.Import(ctx, n.images.archive); err != nil {
 			return err

@@ -55,9 +55,9 @@ func sequence() []phase {
 		// failure:  names what is missing (card, link, answer) and goes on
 		{name: "network", run: networkPhase, limit: 2 * time.Minute, retry: time.Second},
 
-		// reads:    the blob system.erofs
-		// leaves:   the system root as /, memory over /etc /var /tmp ...; all other blobs are being verified
-		// failure:  a wrong digest: holds, nothing is mounted
+		// reads:    the blob system.erofs; the volume of slipway.state
+		// leaves:   the system root as /, memory or the volume over /etc /var ...; all other blobs are being verified
+		// failure:  a wrong digest: holds, nothing is mounted. No volume of that name: says so and goes on looking
 		{name: "system", run: systemPhase},
 
 		// reads:    user-data: users, keys, files, time; the system root

@@ -35,7 +35,11 @@ func systemPhase(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
-	if err := root.Assemble(n.Store.Path(b), base, runDir+"/etc"); err != nil {
+	w, err := n.writable(ctx)
+	if err != nil {
+		return err
+	}
+	if err := root.Assemble(n.Store.Path(b), base, w); err != nil {
 		return report.Fail("SW-SYSTEM-MOUNT", "build the image again, and give the machine at least 4 GB of memory", err)
 	}
 	if err := root.Switch(base); err != nil {
