@@ -79,7 +79,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "say every step and command that is run")
 	root.PersistentFlags().StringVar(&a.cacheDir, "cache", "", "directory for downloads and built programs (default: slipway below the user's cache directory)")
-	root.AddCommand(a.lockCommand(), a.buildCommand(), a.checkCommand(), a.demoCommand())
+	root.AddCommand(a.lockCommand(), a.buildCommand(), a.checkCommand(), a.schemaCommand(), a.demoCommand())
 	return root
 }
 

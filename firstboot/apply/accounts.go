@@ -137,7 +137,7 @@ func create(root string, u configs.User) (account, error) {
 	}
 	a := account{name: u.Name, uid: free(passwd, low), home: or(u.Homedir, "/home/"+u.Name)}
 	if u.UID != nil {
-		a.uid = *u.UID
+		a.uid = int(*u.UID)
 	}
 	if u.PrimaryGroup != "" {
 		if a.gid, err = group(root, u.PrimaryGroup); err != nil {

@@ -110,7 +110,7 @@ write_files:
 func TestUserRefuses(t *testing.T) {
 	root := tree(t, map[string]string{"etc/passwd": passwd, "etc/group": "root:x:0:\n"})
 	for want, u := range map[string]configs.UserData{
-		`timezone "Mars/Base": the bundle's tzdata has no such zone`:    {Timezone: "Mars/Base"},
+		`timezone "Mars/Base": the bundle's tzdata has no such zone`:    {Services: configs.Services{Timezone: "Mars/Base"}},
 		`write_files[0] "/x": user "nobody9": not known on this node`:   {Scripts: configs.Scripts{WriteFiles: []configs.WriteFile{{Path: "/x", Owner: "nobody9"}}}},
 		`write_files[0] "/x": group "nogroup9": not known on this node`: {Scripts: configs.Scripts{WriteFiles: []configs.WriteFile{{Path: "/x", Owner: "root:nogroup9"}}}},
 	} {

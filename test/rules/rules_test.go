@@ -127,6 +127,7 @@ func TestEveryPackageSaysWhatItDoesNotDo(t *testing.T) {
 // exceptions stand here with their reason.
 func TestBudgets(t *testing.T) {
 	files := map[string]int{
+		"configs":           20, // a section of a file that a person writes is a file here
 		"firstboot/kubeadm": 13, // documents and services of one program; join will split it
 		"test/qemu":         13, // a file per part of a machine
 	}
