@@ -125,8 +125,8 @@ func (u *UserData) check(a at) {
 	u.Scripts.check(a)
 	u.Storage.check(a)
 	u.NTP.check(a.key("ntp"))
-	u.takeOld(a)
 	u.CACerts.check(a.key("ca_certs"))
+	u.takeOld(a)
 	a.key("timezone").may(u.Timezone, func(s string) error {
 		if !matches(`[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*`, s) {
 			return fmt.Errorf("%q is not a time zone, such as %q", s, "Europe/Berlin")

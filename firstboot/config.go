@@ -30,7 +30,7 @@ const maxConfig = 4 << 20
 // raw is a config as found.
 type raw struct {
 	source string            // "volume CIDATA on /dev/sdb"
-	files  map[string][]byte // user-data, meta-data, network-config
+	files  map[string][]byte // user-data, vendor-data, meta-data, network-config
 }
 
 func configPhase(ctx context.Context, n *Node) error {
@@ -131,7 +131,7 @@ func readVolume(d volume.Device) (raw, error) {
 // readDir reads the files of NoCloud; user-data must be among them.
 func readDir(source, dir string) (raw, error) {
 	r := raw{source: source, files: map[string][]byte{}}
-	for _, name := range []string{"user-data", "meta-data", "network-config"} {
+	for _, name := range []string{"user-data", "vendor-data", "meta-data", "network-config"} {
 		st, err := os.Stat(filepath.Join(dir, name))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
@@ -154,7 +154,11 @@ func readDir(source, dir string) (raw, error) {
 
 // parse understands all files or none.
 func (n *Node) parse(r raw) error {
-	u, err := configs.ParseUserData("user-data", r.files["user-data"])
+	vendor := configs.File{Name: "vendor-data", Data: r.files["vendor-data"]}
+	if len(strings.TrimSpace(string(vendor.Data))) == 0 { // tools that write NoCloud volumes leave it empty
+		vendor.Data = nil
+	}
+	u, err := configs.ParseMerged(configs.File{Name: "user-data", Data: r.files["user-data"]}, vendor)
 	if err != nil {
 		return err
 	}
@@ -176,6 +180,6 @@ func (n *Node) parse(r raw) error {
 	for _, w := range append(slices.Clone(u.Warnings), meta.Warnings...) {
 		n.step("warning", w.Error(), nil)
 	}
-	n.User, n.Meta, n.Network = u, meta, net
+	n.User, n.Meta, n.Network, n.source = u, meta, net, r.source
 	return nil
 }
