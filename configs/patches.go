@@ -47,12 +47,13 @@ type kubeDocument struct {
 // hundreds of keys and check them themselves.
 func kubeDocuments() map[string]kubeDocument {
 	const node = "the node knows it"
+	const phases = "the node decides which phases are left to do"
 	kubeadm := "kubeadm.k8s.io/v1beta4"
 	return map[string]kubeDocument{
 		"InitConfiguration": {kubeadm, []string{"bootstrapTokens", "dryRun", "nodeRegistration", "localAPIEndpoint", "certificateKey",
 			"skipPhases", "patches", "timeouts"},
 			map[string]string{"localAPIEndpoint": node, "nodeRegistration.criSocket": node, "nodeRegistration.name": "write hostname",
-				"bootstrapTokens": "tokens are made when a node joins", "dryRun": "remove it", "certificateKey": "it is a secret"}},
+				"bootstrapTokens": "tokens are made when a node joins", "dryRun": "remove it", "certificateKey": "it is a secret", "skipPhases": phases}},
 		"ClusterConfiguration": {kubeadm, []string{"etcd", "networking", "kubernetesVersion", "controlPlaneEndpoint", "apiServer",
 			"controllerManager", "scheduler", "dns", "proxy", "certificatesDir", "imageRepository", "featureGates", "clusterName",
 			"encryptionAlgorithm", "certificateValidityPeriod", "caCertificateValidityPeriod"},
@@ -61,7 +62,7 @@ func kubeDocuments() map[string]kubeDocument {
 				"networking.dnsDomain": "write slipway.kubernetes.dnsDomain", "imageRepository": "images come from the bundle"}},
 		"JoinConfiguration": {kubeadm, []string{"dryRun", "nodeRegistration", "caCertPath", "discovery", "controlPlane", "skipPhases",
 			"patches", "timeouts"},
-			map[string]string{"discovery": node, "nodeRegistration.criSocket": node, "nodeRegistration.name": "write hostname", "dryRun": "remove it"}},
+			map[string]string{"discovery": node, "nodeRegistration.criSocket": node, "nodeRegistration.name": "write hostname", "dryRun": "remove it", "skipPhases": phases}},
 		"KubeletConfiguration": {"kubelet.config.k8s.io/v1beta1", nil,
 			map[string]string{"containerRuntimeEndpoint": node, "cgroupDriver": node, "staticPodPath": node}},
 		"KubeProxyConfiguration": {"kubeproxy.config.k8s.io/v1alpha1", nil, map[string]string{"clientConnection.kubeconfig": node}},
