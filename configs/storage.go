@@ -255,7 +255,7 @@ func (z Size) MarshalJSON() ([]byte, error) {
 
 // Device resolves an alias, "sdb" and "ephemeral.1" ("/dev/sdb", partition 1).
 func (s *Storage) Device(name string) (device string, partition int) {
-	if base, n, ok := strings.Cut(name, "."); ok && !strings.Contains(base, "/") || ok && matches(`/dev/[a-z]+\.[0-9]+`, name) {
+	if base, n, ok := strings.Cut(name, "."); ok && !strings.Contains(base, "/") || ok && matches(`/dev/[a-z0-9]+\.[0-9]+`, name) {
 		if i, err := strconv.Atoi(n); err == nil {
 			name, partition = base, i
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/firstboot/apply"
 	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/storage"
 	"slipway.dev/slipway/firstboot/supervise"
 )
 
@@ -64,6 +66,9 @@ func (n *Node) configure(ctx context.Context) error {
 	if err := apply.Files("/", n.User, done); err != nil {
 		return applyFailure(err)
 	}
+	if err := n.storage(ctx); err != nil {
+		return err
+	}
 	names := apply.Names{Hostname: n.Hostname, Address: n.Address[0].Prefix.Addr(), Identity: n.User.Identity}
 	if err := apply.Host("/", names); err != nil {
 		return applyFailure(err)
@@ -75,6 +80,29 @@ func (n *Node) configure(ctx context.Context) error {
 		return applyFailure(err)
 	}
 	return nil
+}
+
+// storage prepares and mounts disks for data. A disk that is named may be on a
+// slow bus and gets some seconds to appear.
+func (n *Node) storage(ctx context.Context) error {
+	s := storage.Setup{Root: "/", Proc: "/proc", Report: func(text string) { n.step("storage", text, nil) },
+		Run: func(ctx context.Context, argv []string) error {
+			return n.Children.Run(ctx, exec.Command(argv[0], argv[1:]...), nil)
+		}}
+	for began := time.Now(); ; {
+		err := s.Apply(ctx, &n.User.Storage)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || time.Since(began) > 10*time.Second {
+			return report.Fail("SW-CONFIG-STORAGE", "correct the disks in user-data, or the machine's, and start the node again", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
 }
 
 // instance is the record of what was done. It is in memory, as the root is.
