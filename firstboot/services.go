@@ -85,7 +85,7 @@ func (n *Node) configure(ctx context.Context) error {
 // storage prepares and mounts disks for data. A disk that is named may be on a
 // slow bus and gets some seconds to appear.
 func (n *Node) storage(ctx context.Context) error {
-	s := storage.Setup{Root: "/", Proc: "/proc", Report: func(text string) { n.step("storage", text, nil) },
+	s := storage.Setup{Root: "/", Proc: "/proc", Sys: "/sys", Report: func(text string) { n.step("storage", text, nil) },
 		Run: func(ctx context.Context, argv []string) error {
 			return n.Children.Run(ctx, exec.Command(argv[0], argv[1:]...), nil)
 		}}

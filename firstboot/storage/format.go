@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"slipway.dev/slipway/configs"
@@ -14,7 +13,7 @@ import (
 // format makes one file system unless it is there.
 func (s Setup) format(ctx context.Context, c *configs.Storage, f configs.FSSetup) error {
 	name, n := c.Device(f.Device)
-	dev, err := filepath.EvalSymlinks(name)
+	dev, err := s.find(name)
 	if err != nil {
 		return err
 	}

@@ -67,6 +67,13 @@ func (s Setup) fstab(lines [][6]string) error {
 }
 
 func (s Setup) mount(ctx context.Context, l [6]string) error {
+	if strings.HasPrefix(l[0], "/dev/disk/by-id/") {
+		dev, err := s.find(l[0])
+		if err != nil {
+			return err
+		}
+		l[0] = dev
+	}
 	if l[2] == "swap" {
 		return s.swapon(ctx, l[0])
 	}

@@ -35,6 +35,7 @@ const (
 type Setup struct {
 	Root   string                                         // below which mount points and fstab are: "/"
 	Proc   string                                         // "/proc"
+	Sys    string                                         // "/sys"
 	Run    func(ctx context.Context, argv []string) error // runs a program to its end
 	Report func(text string)                              // one line for people
 }
@@ -119,7 +120,7 @@ func (s Setup) partition(c *configs.Storage, name string) error {
 	if len(want.Layout.Parts) == 0 {
 		return nil
 	}
-	dev, err := device(c, name)
+	dev, err := s.device(c, name)
 	if err != nil {
 		return err
 	}
@@ -219,10 +220,10 @@ func (s Setup) writeTable(dev string, d *disk, t table, regions []region, wipe b
 }
 
 // device gives the device behind a name of the config, with links followed.
-func device(c *configs.Storage, name string) (string, error) {
+func (s Setup) device(c *configs.Storage, name string) (string, error) {
 	dev, n := c.Device(name)
 	if n > 0 {
 		return "", fmt.Errorf("%s is a partition: name the disk", name)
 	}
-	return filepath.EvalSymlinks(dev)
+	return s.find(dev)
 }

@@ -27,7 +27,7 @@ func parse(t *testing.T, text string) *configs.Storage {
 // setup runs real programs and remembers what it said.
 func setup(t *testing.T) (Setup, *[]string) {
 	said := &[]string{}
-	return Setup{Root: t.TempDir(), Proc: "/proc", Report: func(s string) { *said = append(*said, s) },
+	return Setup{Root: t.TempDir(), Proc: "/proc", Sys: "/sys", Report: func(s string) { *said = append(*said, s) },
 		Run: func(ctx context.Context, argv []string) error {
 			out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
 			if err != nil {
@@ -384,5 +384,35 @@ func TestSwapNeedsADisk(t *testing.T) {
 	err := s.Apply(t.Context(), parse(t, "swap: {filename: /swap, size: 1M}"))
 	if err == nil || err.Error() != "swap: /dev/shm/slipway-test/swap: the directory is in memory, and a swap file needs a disk: mount one there" {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestFindByID(t *testing.T) {
+	s, _ := setup(t)
+	s.Sys = t.TempDir()
+	for name, text := range map[string]string{
+		"vdb/serial": "data1\n", "vdc/serial": "data11", "sda/device/wwid": "naa.5000c500a1", "nvme0n1/wwid": "eui.0025385b", "nvme0n1/device/serial": "S4 X",
+		"vdx/serial": "twin", "vdy/serial": "twin", "loop0/size": "0",
+	} {
+		p := filepath.Join(s.Sys, "block", name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"virtio-data1": "/dev/vdb", "virtio-data11-part2": "/dev/vdc2", "wwn-0x5000c500a1-part1": "/dev/sda1",
+		"nvme-eui.0025385b-part3": "/dev/nvme0n1p3", "nvme-Model_S4_X": "/dev/nvme0n1",
+		"virtio-ata1": "lstat /dev/disk: no such file or directory", "virtio-twin": "/dev/disk/by-id/virtio-twin could be /dev/vdx or /dev/vdy",
+	} {
+		got, err := s.find("/dev/disk/by-id/" + name)
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.HasPrefix(got, strings.TrimSuffix(want, ": no such file or directory")) {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
 	}
 }
