@@ -1,10 +1,12 @@
 package apply
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"slipway.dev/slipway/configs"
 )
@@ -77,10 +79,15 @@ func (d *database) file(f configs.WriteFile) error {
 			return err
 		}
 	}
+	place := put
 	if f.Append {
-		return add(d.root, f.Path, content, f.Mode(), a.owner())
+		place = add
 	}
-	return put(d.root, f.Path, content, f.Mode(), a.owner())
+	err = place(d.root, f.Path, content, f.Mode(), a.owner())
+	if errors.Is(err, syscall.EROFS) {
+		return fmt.Errorf("%w: write below /etc, /var, /srv, /root or /home, or put the file into the bundle's overlay", err)
+	}
+	return err
 }
 
 // certificates adds to the bundle that OpenSSL and Go read. What the image has

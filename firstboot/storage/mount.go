@@ -82,7 +82,9 @@ func (s Setup) mount(ctx context.Context, l [6]string) error {
 	if err != nil || used {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("%w: mount below /srv, /mnt, /media, /home or /var", err)
+	} else if err != nil {
 		return err
 	}
 	options := slices.DeleteFunc(strings.Split(l[3], ","), func(o string) bool { // for fstab's readers alone
