@@ -54,7 +54,7 @@ func (d *document) fits(a at, v any, t reflect.Type) bool {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if t.Kind() == reflect.Interface { // somebody else's document within ours
+	if t.Kind() == reflect.Interface { // a part that somebody else reads
 		return true
 	}
 	if v == nil {
@@ -75,6 +75,9 @@ func (d *document) fits(a at, v any, t reflect.Type) bool {
 		d.fitMapping(a, v, form)
 	case []any:
 		for i, item := range v {
+			if _, empty := reflect.Zero(form.Elem()).Interface().(interface{ nullable() }); item == nil && empty {
+				continue
+			}
 			if item == nil {
 				a.item(i).errorf("an empty list item")
 			} else if !d.fits(a.item(i), item, form.Elem()) {

@@ -22,6 +22,10 @@ import (
 // one that knows package kubeadm.
 func clusterNode(name, version, flannel string, u *configs.UserData, a netconf.Address) kubeadm.Node {
 	k := u.Slipway.Kubernetes
+	overrides := map[string]map[string]any{}
+	for kind, p := range u.Slipway.ByKind() {
+		overrides[kind] = p
+	}
 	return kubeadm.Node{
 		Name:              name,
 		Address:           a.Prefix.Addr(),
@@ -30,6 +34,7 @@ func clusterNode(name, version, flannel string, u *configs.UserData, a netconf.A
 		Networks:          kubeadm.Networks{Pods: k.PodSubnet, Services: k.ServiceSubnet, Domain: k.DNSDomain},
 		Nameservers:       a.Nameservers,
 		FlannelImage:      flannel,
+		Overrides:         overrides,
 	}
 }
 

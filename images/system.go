@@ -112,7 +112,7 @@ func addPackage(t *rootfs.Tree, p Package) error {
 
 // skeleton adds the mount points and directories that no package ships.
 func skeleton(t *rootfs.Tree) error {
-	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "root", "home", "srv", "mnt", "media", "opt", "var/log", "var/lib/kubelet",
+	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "root", "home", "srv", "mnt", "media", "opt", "usr/local/bin", "usr/local/sbin", "usr/local/lib", "usr/local/etc", "var/log", "var/lib/kubelet",
 		"var/lib/containerd", "var/lib/etcd", "var/lib/cni", "etc/kubernetes", "etc/cni/net.d", "etc/containerd", "etc/ssh", "etc/slipway",
 		// The controller manager's manifest mounts it with DirectoryOrCreate; the root is read-only.
 		"usr/libexec/kubernetes/kubelet-plugins/volume/exec"} {

@@ -192,7 +192,7 @@ func TestInit(t *testing.T) {
 	}{
 		{"fresh", nil, argv + "show-join-command"},
 		{"cut before kubelet", map[string]string{pkiDir + "/ca.crt": ""}, argv + "show-join-command"},
-		{"cut after kubeconfigs", map[string]string{pkiDir + "/ca.crt": "x", kubeletKubeconfig: "x"}, argv + "preflight,show-join-command"},
+		{"cut after kubeconfigs", map[string]string{kubeletKubeconfig: "x"}, argv + "preflight,show-join-command"},
 		{"cut after manifests", map[string]string{manifestDir + "/etcd.yaml": "x"}, argv + "preflight,show-join-command"},
 		{"cut while files were empty", map[string]string{kubeletKubeconfig: "", manifestDir + "/etcd.yaml": ""}, argv + "show-join-command"},
 		{"cut after kubelet", map[string]string{kubeletConfig: "x"}, argv + "preflight,show-join-command"},

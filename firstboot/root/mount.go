@@ -197,9 +197,11 @@ func Assemble(image, base string, w Writable) error {
 	if err := Image(image, base); err != nil {
 		return err
 	}
-	for _, d := range []string{"upper", "work"} {
-		if err := os.MkdirAll(filepath.Join(w.changes(), d), 0o755); err != nil {
-			return err
+	for _, path := range overlaid() {
+		for _, d := range []string{"upper", "work"} {
+			if err := os.MkdirAll(filepath.Join(w.changes(path), d), 0o755); err != nil {
+				return err
+			}
 		}
 	}
 	return MountAll(Layers(base, w))

@@ -58,10 +58,10 @@ func Optional(fstype string) bool {
 
 // Writable says where changes to the image go.
 type Writable struct {
-	// Scratch is a directory on a tmpfs for the changes to /etc.
+	// Scratch is a directory on a tmpfs for the changes to /etc and /usr/local.
 	Scratch string
-	// State is a directory on a disk, "" for none: it keeps /etc, /var, /root
-	// and /home over restarts.
+	// State is a directory on a disk, "" for none: it keeps /etc, /usr/local,
+	// /var, /root and /home over restarts.
 	State string
 }
 
@@ -78,11 +78,15 @@ func Layers(base string, w Writable) []Mount {
 		}
 		return Mount{Source: w.State + path, Target: base + path, Flags: unix.MS_BIND, Seed: true}
 	}
-	changes := w.changes()
+	overlay := func(path string) Mount {
+		dir := w.changes(path)
+		return Mount{Source: "slipway" + strings.ReplaceAll(path, "/", "-"), Target: base + path, FSType: "overlay",
+			Data: fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", base+path, dir, dir)}
+	}
 	return []Mount{
 		lasting("/var", "mode=0755,size=80%", 0),
-		{Source: "slipway-etc", Target: base + "/etc", FSType: "overlay",
-			Data: fmt.Sprintf("lowerdir=%s/etc,upperdir=%s/upper,workdir=%s/work", base, changes, changes)},
+		overlay("/etc"),
+		overlay("/usr/local"),
 		memory("/tmp", "mode=1777", false, safe),
 		lasting("/root", "mode=0700", 0),
 		lasting("/home", "mode=0755", safe),
@@ -92,10 +96,10 @@ func Layers(base string, w Writable) []Mount {
 	}
 }
 
-// changes is the directory of the overlay of /etc.
-func (w Writable) changes() string {
-	if w.State != "" {
-		return w.State + "/etc"
-	}
-	return w.Scratch
+// overlaid are the directories whose image stays visible under the changes.
+func overlaid() []string { return []string{"/etc", "/usr/local"} }
+
+// changes is the directory that keeps the changes to an overlaid one.
+func (w Writable) changes(path string) string {
+	return cmp.Or(w.State, w.Scratch) + "/overlay" + path
 }
