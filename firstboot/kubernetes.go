@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/configs"
@@ -124,6 +125,10 @@ func (n *Node) startCluster(ctx context.Context) ([]string, error) {
 	if err := n.runner().Repair(); err != nil {
 		return nil, report.Fail("SW-KUBEADM-REPAIR", "look at the state volume with e2fsck", fmt.Errorf("repairing after an interruption: %w", err))
 	}
+	// Before kubelet starts: after a year without power its certificate has ended.
+	if _, err := n.runner().Renew(ctx, time.Now()); err != nil {
+		n.Report.Error("services", "certificates", err, nil)
+	}
 	if err := n.Services.Add(n.life, kubeadm.ContainerdService()); err != nil {
 		return nil, err
 	}
@@ -158,6 +163,22 @@ func kubernetesPhase(ctx context.Context, n *Node) error {
 	if err := r.Init(ctx, node); err != nil {
 		return err
 	}
+	n.own("kubernetes", "certificates", func(ctx context.Context) { n.renewing(ctx, r) })
 	n.done(fmt.Sprintf("Kubernetes %s runs on %s", node.KubernetesVersion, node.Name), nil)
 	return nil
+}
+
+// renewing looks at the certificates twice a day.
+func (n *Node) renewing(ctx context.Context, r kubeadm.Runner) {
+	for {
+		next, err := r.Renew(ctx, time.Now())
+		if err != nil {
+			n.Report.Error("kubernetes", "certificates", err, nil)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Until(next)):
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/status"
 )
 
 const adminConf = "/etc/kubernetes/admin.conf"
@@ -61,6 +62,9 @@ func (n *Node) finalMessage(uptime float64) string {
 	return strings.NewReplacer(pairs...).Replace(n.User.FinalMessage)
 }
 
+// Status is where `slipway` on a node finds what PID 1 keeps.
+func Status() status.Node { return status.Node{Events: runDir + "/events.jsonl", Logs: logDir} }
+
 // banner tells somebody in front of the machine how to go on.
 func banner(host, version string, all []netconf.Address, final string) string {
 	var b strings.Builder
@@ -73,7 +77,7 @@ func banner(host, version string, all []netconf.Address, final string) string {
 		fmt.Fprintf(&b, "    log in      ssh root@%s   (keys from user-data; there are no passwords)\n", ip)
 		fmt.Fprintf(&b, "    kubeconfig  scp root@%s:%s .\n", ip, adminConf)
 	}
-	fmt.Fprintf(&b, "    logs        %s on the node\n", logDir)
+	b.WriteString("    on the node slipway status | events | logs\n")
 	if final != "" {
 		fmt.Fprintf(&b, "    %s\n", strings.TrimSpace(final))
 	}

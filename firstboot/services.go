@@ -35,7 +35,7 @@ func servicesPhase(ctx context.Context, n *Node) error {
 	if err := n.sshd(); err != nil {
 		return err
 	}
-	if err := n.chronyd(); err != nil {
+	if err := n.chronyd(ctx); err != nil {
 		return err
 	}
 	up, err := n.startCluster(ctx)
@@ -151,7 +151,7 @@ func answers(ctx context.Context, address string) error {
 }
 
 // chronyd starts if the config names a source of time.
-func (n *Node) chronyd() error {
+func (n *Node) chronyd(ctx context.Context) error {
 	if !n.User.NTP.Sources() {
 		return nil
 	}
@@ -159,7 +159,11 @@ func (n *Node) chronyd() error {
 		return report.Fail("SW-CONFIG-APPLY", "add chrony to the bundle's packages, or take ntp out of user-data",
 			fmt.Errorf("user-data: ntp: the bundle has no %s", chronydProgram))
 	}
-	return n.Services.Add(n.life, supervise.Service{Name: "chronyd", Argv: []string{chronydProgram, "-d", "-f", apply.ChronyPath(n.User.NTP)}})
+	if err := n.Services.Add(n.life, supervise.Service{Name: "chronyd", Argv: []string{chronydProgram, "-d", "-f", apply.ChronyPath(n.User.NTP)}}); err != nil {
+		return err
+	}
+	n.clockSynced(ctx)
+	return nil
 }
 
 // commands runs bootcmd, runcmd or a hook in order.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Instance remembers what was done for an instance id (meta-data). It has to
@@ -36,6 +37,9 @@ func (i Instance) Once(name string, f func() error) error {
 	if err := f(); err != nil {
 		return err
 	}
+	// What f wrote lasts before the mark does: after a power cut a mark without
+	// its files would leave an empty host key for ever.
+	syscall.Sync()
 	mark := i.mark(name)
 	if err := os.MkdirAll(filepath.Dir(mark), 0o700); err != nil {
 		return fmt.Errorf("remembering %s: %w", name, err)

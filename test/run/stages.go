@@ -73,11 +73,16 @@ var variants = []struct{ name, old, new string }{
 }
 
 func buildISO(ctx context.Context, _ *results) error {
-	for _, v := range variants {
+	for i, v := range variants {
 		dir := filepath.Join(testDir, v.name)
 		file, err := variant(filepath.Join(dir, "config"), "arguments: []", "arguments: [tsc=reliable]", v.old, v.new)
 		if err != nil {
 			return err
+		}
+		if i == 0 { // whatever an earlier run locked may be another bundle
+			if err := visible(ctx, "go", "run", "./cmd/slipway", "lock", "-f", file, "--lock", testDir+"/slipway.lock"); err != nil {
+				return err
+			}
 		}
 		if err := visible(ctx, "go", "run", "./cmd/slipway", "build", "-f", file, "--lock", testDir+"/slipway.lock", "--out", dir); err != nil {
 			return err
