@@ -7,17 +7,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"slipway.dev/slipway/bundle"
 	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/cmd/slipway/content"
 	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/images"
-	"slipway.dev/slipway/images/kmod"
-	"slipway.dev/slipway/images/rootfs"
 )
 
 // buildFlags are those of verbs that end in an ISO.
@@ -124,7 +122,7 @@ func (a *app) buildArch(ctx context.Context, proj *bundle.Project, parts *bundle
 		fmt.Fprintf(a.err, "%s is up to date\n", b.ISO.Path)
 		return b, nil
 	}
-	plan, err := a.assemble(ctx, proj, parts, key.Public().(ed25519.PublicKey), p)
+	plan, err := content.Assemble(ctx, proj, parts, key.Public().(ed25519.PublicKey), a.cacheDir, p.Step)
 	if err != nil {
 		return nil, err
 	}
@@ -143,42 +141,6 @@ func (a *app) buildArch(ctx context.Context, proj *bundle.Project, parts *bundle
 	}
 	done.ISO.Path = res.ISO.Path
 	return done, lock.WriteFile(record, raw, 0o644)
-}
-
-// assemble lays out the images of one architecture; nothing is written.
-func (a *app) assemble(ctx context.Context, proj *bundle.Project, parts *bundle.Parts, key ed25519.PublicKey, p *progress) (*images.Plan, error) {
-	p.Step("unpacking packages", 0, 0)
-	c, err := content(ctx, proj, parts, key)
-	if err != nil {
-		return nil, err
-	}
-	return images.Assemble(c, func(t *rootfs.Tree, release string) ([]kmod.Module, error) {
-		return a.modules(t, release, parts.Debs, p)
-	})
-}
-
-// modules reads what the kernel's modules say of themselves, once per kernel
-// package: unpacking four thousand of them takes seconds.
-func (a *app) modules(t *rootfs.Tree, release string, debs []lock.Deb, p *progress) ([]kmod.Module, error) {
-	i := slices.IndexFunc(debs, func(d lock.Deb) bool { return d.In(bundle.SetSystem) && d.Name == "linux-image-"+release })
-	if i < 0 {
-		return kmod.Read(t, release)
-	}
-	name := filepath.Join(a.cacheDir, fmt.Sprintf("modules-%d-%s.json", kmod.Format, debs[i].SHA256))
-	var mods []kmod.Module
-	if raw, err := os.ReadFile(name); err == nil && json.Unmarshal(raw, &mods) == nil {
-		return mods, nil
-	}
-	p.Step("reading kernel modules", 0, 0)
-	mods, err := kmod.Read(t, release)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := json.Marshal(mods)
-	if err != nil {
-		return nil, err
-	}
-	return mods, lock.WriteFile(name, raw, 0o644)
 }
 
 func recordName(ar arch.Arch) string { return fmt.Sprintf(".built-%s.json", ar) }
@@ -256,11 +218,11 @@ func inputsOf(proj *bundle.Project, parts *bundle.Parts, key ed25519.PrivateKey)
 	if err != nil {
 		return "", err
 	}
-	boot, err := bootOf(proj, parts)
+	boot, err := content.Boot(proj, parts)
 	if err != nil {
 		return "", err
 	}
-	over, err := overlayOf(proj)
+	over, err := content.Overlay(proj)
 	if err != nil {
 		return "", err
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 
 	"github.com/spf13/cobra"
+
+	"slipway.dev/slipway/cmd/slipway/content"
 )
 
 func (a *app) planCommand() *cobra.Command {
@@ -45,7 +47,7 @@ diff(1) to see what a change of bundle.yaml does.`,
 				if err != nil {
 					return err
 				}
-				plan, err := a.assemble(cmd.Context(), proj, parts, key.Public().(ed25519.PublicKey), p)
+				plan, err := content.Assemble(cmd.Context(), proj, parts, key.Public().(ed25519.PublicKey), a.cacheDir, p.Step)
 				if err != nil {
 					return err
 				}

@@ -1,4 +1,8 @@
-package main
+// Package content is the glue between what bundle brought to this machine and
+// what images lays out: the one place that knows both sides.
+//
+// It downloads nothing, decides nothing about either, and writes no image.
+package content
 
 import (
 	"bytes"
@@ -25,9 +29,8 @@ import (
 	"slipway.dev/slipway/overlay"
 )
 
-// content turns the parts of one architecture into what the image builder
-// takes. It is the one place that knows both sides.
-func content(ctx context.Context, proj *bundle.Project, parts *bundle.Parts, key ed25519.PublicKey) (*images.Content, error) {
+// Of turns the parts of one architecture into what the image builder takes.
+func Of(ctx context.Context, proj *bundle.Project, parts *bundle.Parts, key ed25519.PublicKey) (*images.Content, error) {
 	b := proj.Bundle
 	c := &images.Content{Name: b.Metadata.Name, Serial: b.Metadata.Serial, Arch: parts.Arch, Kubernetes: b.Spec.Kubernetes.Version,
 		Built: parts.Built, PublicKey: key, Programs: map[string]images.Program{}, Debs: parts.Debs,
@@ -52,7 +55,7 @@ func content(ctx context.Context, proj *bundle.Project, parts *bundle.Parts, key
 	if c.Blobs, err = blobs(ctx, proj, parts.Images); err != nil {
 		return nil, err
 	}
-	c.Boot, err = bootOf(proj, parts)
+	c.Boot, err = Boot(proj, parts)
 	return c, err
 }
 
@@ -72,7 +75,7 @@ func systemRoot(proj *bundle.Project, debs []lock.Deb) (images.Root, error) {
 		}
 		stanzas = append(stanzas, p)
 	}
-	own, err := overlayOf(proj)
+	own, err := Overlay(proj)
 	if err != nil {
 		return images.Root{}, err
 	}
@@ -122,7 +125,8 @@ func blobs(ctx context.Context, proj *bundle.Project, imgs []oci.Image) ([]image
 	return append(out, images.Stored{Path: proj.Store.Path(d), Blob: lock.Blob{Name: "images.tar", Role: lock.RoleImages, Size: n, SHA256: d}}), err
 }
 
-func bootOf(proj *bundle.Project, parts *bundle.Parts) (images.Boot, error) {
+// Boot is what the bundle says about booting, with the config files it names.
+func Boot(proj *bundle.Project, parts *bundle.Parts) (images.Boot, error) {
 	spec := proj.Bundle.Spec
 	out := images.Boot{Modules: spec.Kernel.Modules, NoCloud: map[string][]byte{},
 		Cmdline: boot.Cmdline{Consoles: []string{"tty0", parts.Arch.Console()}, Extra: append([]string{"quiet"}, spec.Kernel.Arguments...)}}
@@ -139,8 +143,8 @@ func bootOf(proj *bundle.Project, parts *bundle.Parts) (images.Boot, error) {
 	return out, nil
 }
 
-// overlayOf reads the bundle's own files.
-func overlayOf(proj *bundle.Project) (*overlay.Directory, error) {
+// Overlay reads the bundle's own files.
+func Overlay(proj *bundle.Project) (*overlay.Directory, error) {
 	dir := proj.Bundle.Spec.Overlay
 	if dir == "" {
 		return &overlay.Directory{}, nil
