@@ -63,7 +63,8 @@ func TestPowerCut(t *testing.T) {
 		t.Logf("cut %d: %.1f s after %s/%s", i+1, after.Seconds(), e.Phase, e.Step)
 	}
 	vm := start(t, m)
-	if _, err := vm.Wait(limit(t, 40*time.Minute), done("ready")); err != nil {
+	if _, err := vm.Wait(limit(t, 20*time.Minute), done("ready")); err != nil {
+		diagnose(t, vm, l)
 		t.Fatal(err)
 	}
 	same(vm)
@@ -83,4 +84,21 @@ func TestPowerCut(t *testing.T) {
 		t.Errorf("the CA is %s, after the first cut it was %s", sum[:64], ca)
 	}
 	t.Logf("Ready after %d cuts with CA %.12s", *cuts, sum)
+}
+
+// diagnose prints what the node itself says, if it can still be asked.
+func diagnose(t *testing.T, vm *qemu.VM, l login) {
+	t.Helper()
+	ctx := limit(t, time.Minute)
+	r, err := vm.SSH(ctx, qemu.SSHOptions{Signer: l.signer})
+	if err != nil {
+		t.Logf("the node does not answer: %v", err)
+		return
+	}
+	defer r.Close()
+	for _, argv := range [][]string{{"slipway", "status"}, {"tail", "-n", "40", "/run/slipway/log/kubelet.log"}, {"tail", "-n", "15", "/run/slipway/log/containerd.log"},
+		{"ls", "-laR", "/etc/kubernetes", "/var/lib/kubelet/pki"}} {
+		out, err := r.Must(ctx, argv...)
+		t.Logf("%q: %v\n%s", argv, err, out)
+	}
 }
