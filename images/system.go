@@ -17,7 +17,7 @@ import (
 // travel with the binaries.
 var trimmed = []string{
 	"usr/share/man/", "usr/share/info/", "usr/share/locale/", "usr/share/lintian/", "usr/share/doc-base/",
-	"usr/share/bug/", "usr/share/gcc/", "usr/share/gdb/", "usr/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/cron", "etc/logrotate.d/",
+	"usr/share/bug/", "usr/share/gcc/", "usr/share/gdb/", "usr/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/sv/", "etc/cron", "etc/logrotate.d/",
 	"usr/share/initramfs-tools/", "etc/initramfs", "etc/kernel/", "boot/System.map", "boot/config-",
 }
 

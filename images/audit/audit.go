@@ -9,11 +9,13 @@ package audit
 import (
 	"cmp"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"path"
 	"slices"
+	"strings"
 
 	"slipway.dev/slipway/images/rootfs"
 )
@@ -91,26 +93,41 @@ func (c *checker) file(e rootfs.Entry) {
 	}
 }
 
-// follow gives the entry that a path ends at, all links followed.
-func (c *checker) follow(name string) (rootfs.Entry, error) {
-	p := rootfs.Clean(name)
-	for range 40 { // MAXSYMLINKS of Linux
-		e, ok := c.tree.Get(p)
-		if !ok {
-			return e, fmt.Errorf("/%s: %w", p, fs.ErrNotExist)
-		}
-		if e.Mode.Type() != fs.ModeSymlink {
-			return e, nil
-		}
-		p = target(e)
-	}
-	return rootfs.Entry{}, fmt.Errorf("/%s: too many links", rootfs.Clean(name))
-}
+// errCircle is a link that leads to itself.
+var errCircle = errors.New("points in a circle")
 
-// target is where a link points to, as a path of the tree.
-func target(e rootfs.Entry) string {
-	if path.IsAbs(e.Link) {
-		return rootfs.Clean(e.Link)
+// follow walks a path as the kernel does (path_resolution(7)) and gives the
+// entry it ends at; on fs.ErrNotExist, Path says what is not there.
+func (c *checker) follow(name string) (rootfs.Entry, error) {
+	todo := strings.Split(name, "/")
+	at := rootfs.Entry{Path: "."}
+	for links := 0; len(todo) > 0; {
+		el := todo[0]
+		todo = todo[1:]
+		if el == "" || el == "." {
+			continue
+		}
+		next, ok := c.tree.Get(path.Join(at.Path, el))
+		if el == ".." {
+			next, ok = c.tree.Get(path.Dir(at.Path))
+		}
+		if !ok {
+			return rootfs.Entry{Path: path.Join(at.Path, el)}, fs.ErrNotExist
+		}
+		if next.Mode.Type() != fs.ModeSymlink {
+			at = next
+			continue
+		}
+		if links++; links > 40 { // MAXSYMLINKS of Linux
+			return next, errCircle
+		}
+		todo = append(strings.Split(next.Link, "/"), todo...)
+		if path.IsAbs(next.Link) {
+			at = rootfs.Entry{Path: "."}
+		}
 	}
-	return rootfs.Clean(path.Join("/", path.Dir(e.Path), e.Link))
+	if at.Path == "." {
+		at, _ = c.tree.Get(".")
+	}
+	return at, nil
 }

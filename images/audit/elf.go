@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"debug/elf"
 	"io"
-	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"slipway.dev/slipway/images/rootfs"
@@ -52,6 +52,10 @@ func (c *checker) object(e rootfs.Entry, head []byte, rest io.Reader) {
 			c.add(e, "needs the loader %s, which is not executable", interp)
 		}
 	}
+	if dynamic(f) && f.SectionByType(elf.SHT_DYNAMIC) == nil {
+		c.add(e, "has no section headers, so what it needs is not known")
+		return
+	}
 	needed, err := f.ImportedLibraries()
 	if err != nil {
 		c.add(e, "its dynamic section cannot be read: %v", err)
@@ -73,6 +77,10 @@ func open(head []byte, rest io.Reader) (*elf.File, error) {
 		return nil, err
 	}
 	return elf.NewFile(bytes.NewReader(append(bytes.Clone(head), raw...)))
+}
+
+func dynamic(f *elf.File) bool {
+	return slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_DYNAMIC })
 }
 
 func interpreter(f *elf.File) string {
@@ -217,7 +225,7 @@ func (c *checker) glob(pattern string) (out []string) {
 // text reads a small file; one that is not there is empty.
 func (c *checker) text(name string) string {
 	e, err := c.follow(name)
-	if err != nil || e.Mode.Type() != fs.FileMode(0) || e.Open == nil {
+	if err != nil || !e.Mode.IsRegular() || e.Open == nil {
 		return ""
 	}
 	f, err := e.Open()

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"path"
 	"strings"
@@ -62,26 +63,19 @@ var runtime = map[string]string{
 
 // link checks that a symbolic link ends at something.
 func (c *checker) link(e rootfs.Entry) {
-	end := target(e)
-	for range 40 {
-		top, _, _ := strings.Cut(end, "/")
-		if _, ok := runtime[top]; ok {
-			return
-		}
-		next, ok := c.tree.Get(end)
-		if !ok {
-			if end == "" || end == "." {
-				return
-			}
-			c.add(e, "points to /%s, which is not in the root", end)
-			return
-		}
-		if next.Mode.Type() != fs.ModeSymlink {
-			return
-		}
-		end = target(next)
+	end, err := c.follow("/" + e.Path)
+	if err == nil {
+		return
 	}
-	c.add(e, "points in a circle")
+	top, _, _ := strings.Cut(end.Path, "/")
+	if _, ok := runtime[top]; ok {
+		return
+	}
+	if errors.Is(err, errCircle) {
+		c.add(e, "%v", err)
+		return
+	}
+	c.add(e, "points to /%s, which is not in the root", end.Path)
 }
 
 const special = fs.ModeSetuid | fs.ModeSetgid

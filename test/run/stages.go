@@ -16,6 +16,7 @@ const (
 	outDir       = "out"
 	testDir      = outDir + "/test" // the example with changes for tests
 	scenarioPath = "./test/qemu/scenario"
+	auditPath    = "./test/audit"
 )
 
 // racy are the packages that start goroutines; their tests run under the race detector.
@@ -55,7 +56,7 @@ func unit(ctx context.Context, r *results) error {
 	}
 	var without []string
 	for _, p := range strings.Fields(all) {
-		if !skip[p] && !strings.HasSuffix(p, "/test/qemu/scenario") && !strings.HasSuffix(p, "/test/audit") { // these want what the builder makes
+		if !skip[p] && !strings.HasSuffix(p, scenarioPath[1:]) && !strings.HasSuffix(p, auditPath[1:]) { // these want what the builder makes
 			without = append(without, p)
 		}
 	}
@@ -117,7 +118,7 @@ func variant(dir string, oldnew ...string) (string, error) {
 
 // root holds the example's root against the audit and starts its programs.
 func root(ctx context.Context, r *results) error {
-	return goTest(ctx, r, true, "-count=1", "./test/audit") // its inputs are not only Go files
+	return goTest(ctx, r, true, "-count=1", auditPath) // its inputs are not only Go files
 }
 
 func scenarios(ctx context.Context, r *results) error {
