@@ -162,6 +162,8 @@ func pamRules() []rule {
 
 func daemonRules() []rule {
 	return []rule{
+		link("netcat-openbsd", "usr/bin/nc", "nc.openbsd"),
+		link("netcat-openbsd", "usr/bin/netcat", "nc.openbsd"),
 		write("openssh-server", "etc/ssh/sshd_config", sshdConfig),
 		dir("openssh-server", "run/sshd", 0o755, 0, 0),
 
@@ -221,6 +223,11 @@ func reviewed() map[string]string {
 	)
 	return map[string]string{
 		"dmeventd": service, "ipvsadm": service, "procps": service, "nftables": service,
+		"iperf3": service, "keepalived": service, "multipath-tools": service, "rsync": service, "uuid-runtime": service,
+		"iputils-arping": "capabilities for users", "mtr-tiny": "capabilities for users",
+		"libglib2.0-0t64": "compiles settings of desktop programs", "sg3-utils-udev": "initramfs",
+		"nvme-cli": "names of the host, which nvme makes of the machine's UUID when they are missing", "pciutils": upgrade,
+		"cifs-utils": "a plug-in for accounts of a domain, which no node joins", "smartmontools": "the list of drives that it installs is built in, too",
 		"e2fsprogs": "initramfs and services", "xfsprogs": "initramfs and services",
 		"libpam0g": upgrade, "libpam-modules-bin": upgrade, "libgssapi-krb5-2": upgrade, "vim-common": upgrade,
 		"dash": merged, "gzip": merged, "libext2fs2t64": merged, "libreadline8t64": merged, "libtirpc3t64": merged, "util-linux-extra": merged,
