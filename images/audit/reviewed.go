@@ -68,7 +68,7 @@ func Reviewed() []Accepted {
 		{"usr/sbin/xfs_protofile", "/usr/bin/python3", python + ": prepares mkfs.xfs -p"},
 		{"usr/sbin/xfs_scrub_all", "/usr/bin/python3", python + ": calls xfs_scrub"},
 		{"usr/bin/rrsync", "python3", python + ": restricts rsync in authorized_keys"},
-		{"usr/share/rsync/scripts/...", "", "samples"},
+		{"usr/share/rsync/scripts/...", "its interpreter", "samples for administrators, in Perl and Python"},
 		{"usr/bin/smb2-quota", "python3", python + ": shows SMB quotas"},
 		{"usr/bin/smbinfo", "python3", python + ": shows SMB file information"},
 		{"usr/sbin/xfs_scrub", "libicu", "libicu is 38 MB for one warning about look-alike names; xfs_repair checks file systems"},
