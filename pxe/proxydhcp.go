@@ -45,10 +45,6 @@ func (x *Proxy) Handle4011(q *dhcpv4.DHCPv4, from netip.AddrPort) Answer {
 		return Answer{}
 	}
 	var a Answer
-	// Some firmware broadcasts to 4011; one meant for another boot server names it.
-	if s := option4(q, dhcpv4.OptionServerIdentifier); s.IsValid() && s != x.server {
-		return a
-	}
 	if !from.Addr().IsValid() || from.Addr().IsUnspecified() || from.Addr().IsMulticast() || from.Port() == 0 {
 		return a
 	}
