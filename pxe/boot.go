@@ -16,6 +16,9 @@ const (
 	bootPort   = 4011 // PXE 2.1 section 2.2.3
 )
 
+// longestURL keeps the fullest answer within the 576 bytes every client takes.
+const longestURL = 200
+
 // pxeVendor is option 43 with PXE_DISCOVERY_CONTROL (tag 6) bit 3: take the boot
 // file from this very offer, ask no boot server (PXE 2.1 section 2.3, table 2-1).
 // Without it OVMF asks port 4011.
@@ -63,8 +66,8 @@ func (b Boot) put(r, q *dhcpv4.DHCPv4, m Machine, server netip.Addr) error {
 		return fmt.Errorf("no boot file for %s/%s", m.Arch, m.Firmware)
 	case m.Firmware == UEFIHTTP && b.URL == "":
 		return fmt.Errorf("no URL for %s/%s, only the TFTP name %q", m.Arch, m.Firmware, b.File)
-	case len(name) > 255:
-		return fmt.Errorf("boot file name of %d bytes: option 67 holds 255", len(name))
+	case len(name) > longestURL:
+		return fmt.Errorf("URL of %d bytes, want at most %d", len(name), longestURL)
 	case len(name) > 127 && name == b.File:
 		return fmt.Errorf("TFTP name of %d bytes: the file field holds 127", len(name))
 	}

@@ -83,7 +83,7 @@ func (m Machine) String() string {
 type Boot struct {
 	NextServer netip.Addr // TFTP server; the zero Addr means the DHCP server itself
 	File       string     // name to ask of NextServer by TFTP, at most 127 bytes
-	URL        string     // whole URL, for HTTP boot and for iPXE, at most 255 bytes
+	URL        string     // whole URL, for HTTP boot and for iPXE, at most 200 bytes
 
 	Local  bool   // boot from disk: an address, no boot file
 	Ignore bool   // not ours: say nothing at all
