@@ -64,12 +64,13 @@ func TestFailureScreens(t *testing.T) {
 }
 
 // machineFromDisk starts the netboot kernel, so that its arguments can be
-// chosen, with the plain ISO as a disk.
+// chosen, with the plain ISO as a disk. One processor is enough and safe from
+// the emulator (see start).
 func machineFromDisk(t *testing.T, args boot.Cmdline) qemu.Machine {
 	t.Helper()
 	dir := filepath.Join(*out, "plain")
 	netboot := filepath.Join(dir, built(t, dir).Netboot)
-	return qemu.Machine{CPUs: 2, Boot: qemu.Kernel(filepath.Join(netboot, boot.Kernel), filepath.Join(netboot, boot.Initramfs), args.String()),
+	return qemu.Machine{CPUs: 1, Boot: qemu.Kernel(filepath.Join(netboot, boot.Kernel), filepath.Join(netboot, boot.Initramfs), args.String()),
 		Disks: []qemu.Drive{{Path: iso(t), ReadOnly: true, Serial: "MEDIUM"}}}
 }
 
