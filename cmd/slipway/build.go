@@ -79,15 +79,15 @@ func (a *app) build(ctx context.Context, f *buildFlags) ([]*built, error) {
 	if err := os.MkdirAll(f.out, 0o755); err != nil {
 		return nil, err
 	}
-	key, err := a.signingKey(f.key)
-	if err != nil {
-		return nil, err
-	}
 	proj, p, err := a.open(&f.projectFlags)
 	if err != nil {
 		return nil, err
 	}
 	defer p.Done()
+	key, err := a.signingKey(f.key)
+	if err != nil {
+		return nil, err
+	}
 	l, err := a.ensureLock(ctx, proj)
 	if err != nil {
 		return nil, err

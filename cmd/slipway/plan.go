@@ -24,15 +24,15 @@ diff(1) to see what a change of bundle.yaml does.`,
 			if a.output != "text" {
 				return usageError{errors.New("a plan is text: one line per name, for diff(1)")}
 			}
-			key, err := a.signingKey(f.key)
-			if err != nil {
-				return err
-			}
 			proj, p, err := a.open(&f.projectFlags)
 			if err != nil {
 				return err
 			}
 			defer p.Done()
+			key, err := a.signingKey(f.key)
+			if err != nil {
+				return err
+			}
 			l, err := proj.Locked()
 			if err != nil {
 				return err
