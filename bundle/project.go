@@ -78,7 +78,7 @@ func Open(o Options) (*Project, error) {
 		return nil, err
 	}
 	return &Project{File: o.File, Lock: o.Lock, Bundle: b, Digest: lock.SumBytes(raw), Basis: basis, Store: s, Unpack: un, report: o.Report, offline: o.Offline,
-		resolver: &Resolver{Fetch: f, AptDir: o.AptDir, Report: o.Report},
+		resolver: &Resolver{Fetch: f, AptDir: o.AptDir, Dir: filepath.Dir(o.File), Report: o.Report},
 		compiler: &Compiler{Go: g, Source: o.Source, Log: o.Log, Report: o.Report},
 		maker:    &ImageMaker{Dir: filepath.Join(o.Cache, "layers"), Store: s, Unpack: un, Go: g, Report: o.Report}}, nil
 }

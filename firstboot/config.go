@@ -31,11 +31,11 @@ const maxConfig = 4 << 20
 // raw is a config as found.
 type raw struct {
 	source string            // "volume CIDATA on /dev/sdb"
-	files  map[string][]byte // user-data, meta-data, network-config
+	files  map[string][]byte // user-data, vendor-data, meta-data, network-config
 }
 
 // nocloudFiles are NoCloud's names; user-data comes first: without it there is no config.
-var nocloudFiles = []string{"user-data", "meta-data", "network-config"}
+var nocloudFiles = []string{"user-data", "vendor-data", "meta-data", "network-config"}
 
 func isURL(s string) bool { return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") }
 
@@ -170,7 +170,11 @@ func readDir(source, dir string) (raw, error) {
 
 // parse understands all files or none.
 func (n *Node) parse(r raw) error {
-	u, err := configs.ParseUserData("user-data", r.files["user-data"])
+	vendor := configs.File{Name: "vendor-data", Data: r.files["vendor-data"]}
+	if len(strings.TrimSpace(string(vendor.Data))) == 0 { // tools that write NoCloud volumes leave it empty
+		vendor.Data = nil
+	}
+	u, err := configs.ParseMerged(configs.File{Name: "user-data", Data: r.files["user-data"]}, vendor)
 	if err != nil {
 		return err
 	}
@@ -192,6 +196,6 @@ func (n *Node) parse(r raw) error {
 	for _, w := range append(slices.Clone(u.Warnings), meta.Warnings...) {
 		n.step("warning", w.Error(), nil)
 	}
-	n.User, n.Meta, n.Network = u, meta, net
+	n.User, n.Meta, n.Network, n.source = u, meta, net, r.source
 	return nil
 }

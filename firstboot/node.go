@@ -29,6 +29,8 @@ const (
 	memoryDir = runDir + "/blobs" // a ramfs, when blobs are not used in place
 	resolv    = runDir + "/resolv.conf"
 	cgroupDir = "/sys/fs/cgroup"
+
+	instanceDir = "/var/lib/slipway/instance"
 )
 
 // Node is what the phases know of the machine; each leaves its part here. Use New.
@@ -43,6 +45,7 @@ type Node struct {
 	Store    *blobs.Store
 	User     *configs.UserData
 	Meta     *configs.MetaData
+	source   string // where the config was found
 	Network  *configs.Network
 	Hostname string
 	Address  []netconf.Address // the one with the default route first
@@ -59,6 +62,7 @@ type Node struct {
 	content *verdict    // the verdict on all other blobs
 	loaded  *verdict    // the modules that pods need
 
+	end      func(Power) // ends the machine
 	images   images
 	imported bool
 }
@@ -68,6 +72,7 @@ func New(ctx context.Context) *Node {
 	n := &Node{Consoles: &console.Set{}, Children: supervise.NewChildren(), life: ctx, log: slog.New(slog.DiscardHandler)}
 	n.Report = report.New(n.Consoles, true, report.Uptime())
 	n.Services = supervise.New(n.Children, supervise.Dirs{Log: logDir, Cgroup: cgroupDir + "/system"}, n.serviceEvent)
+	n.end = n.Shutdown
 	n.drivers = &drivers{changed: make(chan struct{})}
 	return n
 }

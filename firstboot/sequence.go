@@ -46,7 +46,7 @@ func sequence() []phase {
 		{name: "medium", run: mediumPhase, limit: 2 * time.Minute, retry: time.Second},
 
 		// reads:    slipway.config= or ds=nocloud, a CIDATA volume, slipway/nocloud on the medium
-		// leaves:   user-data, meta-data and network-config, parsed; copies in /run/slipway/config (0600)
+		// leaves:   user-data with vendor-data under it, meta-data and network-config, parsed; copies in /run/slipway/config (0600)
 		// failure:  none found: goes on looking, a stick may be plugged in. Wrong: says where, reads again
 		{name: "config", run: configPhase, limit: time.Minute, retry: 2 * time.Second},
 
@@ -55,12 +55,12 @@ func sequence() []phase {
 		// failure:  names what is missing (card, link, answer) and goes on
 		{name: "network", run: networkPhase, limit: 2 * time.Minute, retry: time.Second},
 
-		// reads:    the blob system.erofs
-		// leaves:   the system root as /, memory over /etc /var /tmp ...; all other blobs are being verified
-		// failure:  a wrong digest: holds, nothing is mounted
+		// reads:    the blob system.erofs; the volume of slipway.state
+		// leaves:   the system root as /, memory or the volume over /etc /var ...; all other blobs are being verified
+		// failure:  a wrong digest: holds, nothing is mounted. No volume of that name: says so and goes on looking
 		{name: "system", run: systemPhase},
 
-		// reads:    user-data: users, keys, files, time; the system root
+		// reads:    user-data: bootcmd, files, disks, users, keys, time; the system root
 		// leaves:   sshd, chronyd, containerd running; kubelet waiting for its config
 		// failure:  holds, with the last lines of the service
 		{name: "services", run: servicesPhase},
@@ -70,9 +70,9 @@ func sequence() []phase {
 		// failure:  says where kubeadm stopped, and goes on there after a while
 		{name: "kubernetes", run: kubernetesPhase, retry: 15 * time.Second},
 
-		// reads:    user-data: runcmd
+		// reads:    user-data: slipway.hooks, runcmd, final_message, power_state
 		// leaves:   the banner on every console
-		// failure:  runcmd failed: holds; the cluster goes on
+		// failure:  a command failed: holds; the cluster goes on
 		{name: "ready", run: readyPhase},
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"slipway.dev/slipway/firstboot/blobs"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/firstboot/root"
+	"slipway.dev/slipway/firstboot/watchdog"
 )
 
 // base is where the system root is put together in the initramfs.
@@ -35,7 +36,11 @@ func systemPhase(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
-	if err := root.Assemble(n.Store.Path(b), base, runDir+"/etc"); err != nil {
+	w, err := n.writable(ctx)
+	if err != nil {
+		return err
+	}
+	if err := root.Assemble(n.Store.Path(b), base, w); err != nil {
 		return report.Fail("SW-SYSTEM-MOUNT", "build the image again, and give the machine at least 4 GB of memory", err)
 	}
 	if err := root.Switch(base); err != nil {
@@ -50,6 +55,14 @@ func systemPhase(ctx context.Context, n *Node) error {
 	if err := n.moreDrivers(); err != nil {
 		return err
 	}
+	n.own("system", "watchdog", func(ctx context.Context) {
+		err := watchdog.Run(ctx, "/dev/watchdog", func(d time.Duration) {
+			n.Report.Emit(handoff.Event{Phase: "system", Step: "watchdog", State: handoff.Done, Text: fmt.Sprintf("the machine restarts after %.0f s without a sign of life", d.Seconds())})
+		})
+		if err != nil && !watchdog.Missing(err) {
+			n.log.Warn("watchdog", "err", err)
+		}
+	})
 	if err := setSysctls("/proc/sys", sysctls()); err != nil {
 		return report.Fail("SW-SYSTEM-SYSCTL", "boot the kernel that belongs to the bundle", err)
 	}

@@ -33,8 +33,7 @@ func link(name, target string) deb.File {
 
 const release = "6.12.0-amd64"
 
-func sample(t *testing.T) *Content {
-	t.Helper()
+func sample() *Content {
 	c := &Content{Name: "t", Serial: 1, Arch: arch.AMD64, Kubernetes: "v1.37.1", Built: built, PublicKey: make([]byte, 32), Programs: map[string]Program{},
 		Boot: Boot{Cmdline: boot.Cmdline{Consoles: []string{"tty0"}}, NoCloud: map[string][]byte{}}}
 	for _, n := range append(sorted(places), plugins...) {
@@ -56,7 +55,7 @@ func modules(*rootfs.Tree, string) ([]kmod.Module, error) {
 }
 
 func TestAssemble(t *testing.T) {
-	p, err := Assemble(sample(t), modules)
+	p, err := Assemble(sample(), modules)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +99,7 @@ func TestAssembleRefuses(t *testing.T) {
 			c.System.Packages[2].Files[4] = file("lib/modules/"+release+"/kernel/other.ko.xz", "c")
 		},
 	} {
-		c := sample(t)
+		c := sample()
 		change(c)
 		if _, err := Assemble(c, modules); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v\nwant %s", err, want)

@@ -2,7 +2,7 @@
 # Installs the Debian packages that the tests and the demo use, or prints the
 # line to type. Nothing of this is needed to build an ISO.
 set -euo pipefail
-want=(qemu-system-x86 qemu-utils ovmf ipxe-qemu gcc libc6-dev) # the C compiler is for the race detector
+want=(qemu-system-x86 qemu-utils ovmf ipxe-qemu e2fsprogs gcc libc6-dev) # the C compiler is for the race detector
 missing=()
 for p in "${want[@]}"; do
 	dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"slipway.dev/slipway/bundle/lock"
 )
@@ -26,7 +27,21 @@ func New(dir string) (*Store, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
+	s.sweep(24 * time.Hour)
 	return s, nil
+}
+
+// sweep removes what processes that were killed left half written. Younger
+// files may belong to one that is running.
+func (s *Store) sweep(age time.Duration) {
+	for _, pat := range []string{".put-*", "erofs-mkfs-*"} {
+		old, _ := filepath.Glob(filepath.Join(s.dir, pat))
+		for _, name := range old {
+			if fi, err := os.Lstat(name); err == nil && time.Since(fi.ModTime()) > age {
+				_ = os.Remove(name)
+			}
+		}
+	}
 }
 
 // Path is where a blob is, or would be.

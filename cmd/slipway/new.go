@@ -16,20 +16,21 @@ import (
 
 // starters are the files that each kind of project begins with.
 var starters = map[string][]string{
-	"bundle": {"bundle.yaml", "user-data", "meta-data", "network-config"},
+	"bundle":  {"bundle.yaml", "user-data", "meta-data", "network-config"},
+	"cluster": {"cluster.yaml"},
 }
 
 func (a *app) newCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "new bundle [DIR]",
+		Use:   "new {bundle | cluster} [DIR]",
 		Short: "Write commented files to begin with",
-		Long: `New writes the starting files of a bundle (what goes into the images) into a
-directory. It never overwrites a file.`,
-		Example:   "  slipway new bundle site/\n  $EDITOR site/bundle.yaml\n  slipway check site/bundle.yaml",
-		ValidArgs: []string{"bundle"},
+		Long: `New writes the starting files of a bundle (what goes into the images) or of a
+cluster (one customer's site) into a directory. It never overwrites a file.`,
+		Example:   "  slipway new bundle site/\n  $EDITOR site/bundle.yaml\n  slipway check site/bundle.yaml\n  slipway new cluster site/",
+		ValidArgs: []string{"bundle", "cluster"},
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args) > 2 || starters[args[0]] == nil {
-				return usageError{fmt.Errorf("slipway new: want bundle and a directory, got %q", args)}
+				return usageError{fmt.Errorf("slipway new: want bundle or cluster, and a directory, got %q", args)}
 			}
 			return nil
 		},

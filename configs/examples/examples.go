@@ -7,7 +7,7 @@ package examples
 
 import "embed"
 
-// Files are bundle.yaml with the NoCloud files it names.
+// Files are bundle.yaml with the NoCloud files it names, and cluster.yaml.
 //
-//go:embed bundle.yaml user-data meta-data network-config
+//go:embed bundle.yaml cluster.yaml user-data meta-data network-config
 var Files embed.FS

@@ -12,6 +12,7 @@ import (
 const (
 	kubeadmConfig = "/etc/kubernetes/kubeadm.yaml"
 	pkiDir        = "/etc/kubernetes/pki"
+	manifestDir   = "/etc/kubernetes/manifests"
 	adminConf     = "/etc/kubernetes/admin.conf"
 	superConf     = "/etc/kubernetes/super-admin.conf"
 	etcdData      = "/var/lib/etcd/member"
@@ -34,24 +35,34 @@ const (
 
 // progress looks at what is on disk.
 func (r Runner) progress() (progress, error) {
-	marker, etcd, kubelet := exists(r.at(doneMarker)), exists(r.at(etcdData)), exists(r.at(kubeletConfig))
+	marker, etcd := exists(r.at(doneMarker)), exists(r.at(etcdData))
+	// Preflight wants none of these (kubeadm app/preflight/checks.go); certificates may be there.
+	manifests, _ := filepath.Glob(r.at(manifestDir + "/*.yaml"))
+	begun := len(manifests) > 0 || exists(r.at(kubeletKubeconfig)) || exists(r.at(kubeletConfig))
 	switch {
 	case marker && !etcd:
 		return "", fmt.Errorf("this node made a cluster (%s), and its data %s is gone", doneMarker, etcdData)
 	case marker:
 		return done, nil
-	case etcd || kubelet:
+	case etcd || begun:
 		return partial, nil
 	}
 	return fresh, nil
 }
 
-// repair removes what a power cut leaves of files that are written in one go: empty
-// files, and keys whose certificate was not written any more (kubeadm writes
-// the key first). A certificate without a key is an external CA's and stays.
-func (r Runner) repair() error {
+// wholeFiles are written in one go: empty, they are what a power cut left.
+// kubelet does not start with an empty state file.
+var wholeFiles = []string{pkiDir + "/*", pkiDir + "/etcd/*", "/etc/kubernetes/*.conf", manifestDir + "/*.yaml",
+	kubeletConfig, kubeletFlags, "/var/lib/kubelet/*_state", "/var/lib/kubelet/pki/*", "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint",
+	"/etc/cni/net.d/*", "/var/lib/cni/*/*/*"}
+
+// Repair removes what a power cut leaves of files that are written in one go:
+// empty files, and keys whose certificate was not written any more (kubeadm
+// writes the key first). A certificate without a key is an external CA's and
+// stays. Call it before kubelet starts.
+func (r Runner) Repair() error {
 	var files []string
-	for _, glob := range []string{pkiDir + "/*", pkiDir + "/etcd/*", "/etc/kubernetes/*.conf", "/etc/kubernetes/manifests/*.yaml"} {
+	for _, glob := range wholeFiles {
 		m, err := filepath.Glob(r.at(glob))
 		if err != nil {
 			return err

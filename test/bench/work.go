@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -169,6 +170,7 @@ func (w *work) tree(unpacked string) (*rootfs.Tree, error) {
 	}
 	u := &deb.Unpacker{Cache: unpacked}
 	out := make([]*deb.Archive, len(debs))
+	slices.SortFunc(debs, func(a, b lock.Deb) int { return cmp.Compare(b.Size, a.Size) }) // as the builder does
 	var g errgroup.Group
 	g.SetLimit(2)
 	for i, d := range debs {

@@ -36,7 +36,7 @@ func run(ctx context.Context) int {
 		{"lint", lint},
 		{"unit", unit},
 		{"iso", buildISO},
-		{"root", audits},
+		{"root", root},
 		{"machines", scenarios},
 	}
 	switch {

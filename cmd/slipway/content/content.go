@@ -6,6 +6,7 @@ package content
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -81,12 +82,14 @@ func systemRoot(proj *bundle.Project, debs []lock.Deb) (images.Root, error) {
 	return images.Root{Packages: pkgs, Stanzas: stanzas, Overlay: func(t *rootfs.Tree) error { return errors.Join(overlay.Apply(t), own.Apply(t)) }}, nil
 }
 
-// unpack decodes the packages of a set, several at a time: xz is what costs.
+// unpack decodes the packages of a set, several at a time: xz is what costs. The
+// largest come first, or the kernel's would be decoded alone at the end.
 func unpack(proj *bundle.Project, debs []lock.Deb, set string) ([]images.Package, error) {
 	mine := slices.DeleteFunc(slices.Clone(debs), func(d lock.Deb) bool { return !d.In(set) })
 	out := make([]images.Package, len(mine))
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
+	slices.SortFunc(mine, func(a, b lock.Deb) int { return cmp.Compare(b.Size, a.Size) })
 	for i, d := range mine {
 		g.Go(func() error {
 			un, err := bundle.UnpackDeb(proj.Unpack, proj.Store, d)
