@@ -22,6 +22,7 @@ var privileged = map[string]privilege{
 	"usr/bin/umount":              {fs.ModeSetuid, 0, 0, "the other half of mount"},
 	"usr/bin/su":                  {fs.ModeSetuid, 0, 0, "users become root with a password; root has none by default"},
 	"usr/sbin/mount.nfs":          {fs.ModeSetuid, 0, 0, "mount(8) calls it for a user's NFS mounts of fstab"},
+	"usr/sbin/mount.cifs":         {fs.ModeSetuid, 0, 0, "the same for SMB"},
 	"usr/lib/openssh/ssh-keysign": {fs.ModeSetuid, 0, 0, "does nothing unless ssh_config says EnableSSHKeysign"},
 	"usr/sbin/unix_chkpwd":        {fs.ModeSetgid, 0, gidShadow, "pam_unix reads a user's own line of shadow with it"},
 }
@@ -66,6 +67,10 @@ func Reviewed() []Accepted {
 		{"usr/sbin/rpcctl", "/usr/bin/python3", python + ": shows /sys/kernel/sunrpc"},
 		{"usr/sbin/xfs_protofile", "/usr/bin/python3", python + ": prepares mkfs.xfs -p"},
 		{"usr/sbin/xfs_scrub_all", "/usr/bin/python3", python + ": calls xfs_scrub"},
+		{"usr/bin/rrsync", "/usr/bin/python3", python + ": limits what a key may do with rsync"},
+		{"usr/share/rsync/scripts/*", "/usr/bin/p", "samples in Perl and Python that users copy; outside of PATH"},
+		{"usr/bin/smb2-quota", "/usr/bin/python3", python + ": quotas of an SMB share"},
+		{"usr/bin/smbinfo", "/usr/bin/python3", python + ": attributes of files on an SMB share"},
 		{"usr/sbin/xfs_scrub", "libicu", "libicu is 38 MB for one warning about look-alike names; xfs_repair checks file systems"},
 		{"usr/lib/*/systemd/libsystemd-core-*.so", "libsystemd-shared-", "comes with the library of udevadm beside it; only systemd loads it, and after that one"},
 		{"var/lib/wtmpdb/wtmp.db", "/var/log/wtmp.db", "the first login makes the file (tmpfiles.d/wtmpdb.conf has the same link)"},
