@@ -29,6 +29,9 @@ const (
 )
 
 func servicesPhase(ctx context.Context, n *Node) error {
+	if err := n.preflight(); err != nil {
+		return err
+	}
 	if err := n.configure(ctx); err != nil {
 		return err
 	}

@@ -51,6 +51,7 @@ type Boot struct {
 type Package struct {
 	Name, Version string
 	Files         []deb.File
+	Scripts       []string // maintainer scripts, which nobody runs
 }
 
 // Program is a program that was built for the bundle.
@@ -88,6 +89,16 @@ func (s Stored) sum() lock.Digest {
 		return s.digest
 	}
 	return s.SHA256
+}
+
+// Unreviewed are the packages of the root whose maintainer scripts nobody has
+// looked at: what these would have done is missing.
+func (c *Content) Unreviewed() []string {
+	scripts := map[string][]string{}
+	for _, p := range c.System.Packages {
+		scripts[p.Name] = p.Scripts
+	}
+	return deb.Unreviewed(scripts)
 }
 
 func (c *Content) program(name string) (Program, error) {

@@ -90,7 +90,7 @@ func TestAssembleRefuses(t *testing.T) {
 	for want, change := range map[string]func(*Content){
 		`system root: program "kubelet" is missing`: func(c *Content) { delete(c.Programs, "kubelet") },
 		"deb zlib_2: /usr/bin/acl is already there from deb acl_1": func(c *Content) {
-			c.System.Packages = append(c.System.Packages, Package{"zlib", "2", []deb.File{file("usr/bin/acl", "x")}})
+			c.System.Packages = append(c.System.Packages, Package{Name: "zlib", Version: "2", Files: []deb.File{file("usr/bin/acl", "x")}})
 		},
 		`the packages bring 0 kernels [], want one`:                        func(c *Content) { c.System.Packages = c.System.Packages[:2] },
 		"module kernel/fs/erofs/erofs.ko.xz depends on \"crc16\", which":   func(c *Content) { c.System.Packages[2].Files[2] = file("lib/modules/"+release+"/modules.builtin", "") },

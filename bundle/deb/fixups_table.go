@@ -133,8 +133,6 @@ func alternativeRules() []rule {
 		link("debianutils", "usr/bin/which", "which.debianutils"),
 		link("less", "usr/bin/pager", "less"),
 		link("tar", "usr/sbin/rmt", "rmt-tar"),
-		link("netcat-openbsd", "usr/bin/nc", "nc.openbsd"),
-		link("netcat-openbsd", "usr/bin/netcat", "nc.openbsd"),
 	}
 	for _, name := range []string{"vi", "view", "ex", "rview", "editor"} {
 		t = append(t, link("vim-tiny", "usr/bin/"+name, "vim.tiny"))
@@ -164,6 +162,8 @@ func pamRules() []rule {
 
 func daemonRules() []rule {
 	return []rule{
+		link("netcat-openbsd", "usr/bin/nc", "nc.openbsd"),
+		link("netcat-openbsd", "usr/bin/netcat", "nc.openbsd"),
 		write("openssh-server", "etc/ssh/sshd_config", sshdConfig),
 		dir("openssh-server", "run/sshd", 0o755, 0, 0),
 
@@ -186,8 +186,6 @@ func daemonRules() []rule {
 		dir("lvm2", "run/lock/lvm", 0o700, 0, 0),
 		dir("open-iscsi", "run/lock/iscsi", 0o700, 0, 0),
 		dir("multipath-tools", "run/multipath", 0o700, 0, 0), // tmpfiles.d/multipath.conf
-		// update-smart-drivedb --install
-		copied("smartmontools", "usr/share/smartmontools/drivedb.h", "var/lib/smartmontools/drivedb/drivedb.h"),
 	}
 }
 
@@ -225,28 +223,25 @@ func reviewed() map[string]string {
 		merged  = "only diverts files for the move to /usr, which base-files has made"
 	)
 	return map[string]string{
-		"dmeventd": service, "ipvsadm": service, "procps": service, "nftables": service, "keepalived": service, "rsync": service,
-		"iperf3":       "an account for a daemon that does not run",
-		"uuid-runtime": "an account for uuidd, which does not run; libuuid does without",
-		"e2fsprogs":    "initramfs and services", "xfsprogs": "initramfs and services",
-		"libpam0g": upgrade, "libpam-modules-bin": upgrade, "libgssapi-krb5-2": upgrade, "vim-common": upgrade, "pciutils": upgrade,
+		"dmeventd": service, "ipvsadm": service, "procps": service, "nftables": service,
+		"iperf3": service, "keepalived": service, "rsync": service, "uuid-runtime": service,
+		"iputils-arping": "capabilities for users", "mtr-tiny": "capabilities for users",
+		"libglib2.0-0t64": "compiles settings of desktop programs", "sg3-utils-udev": "initramfs",
+		"nvme-cli": "names of the host, which nvme makes of the machine's UUID when they are missing", "pciutils": upgrade,
+		"cifs-utils": "a plug-in for accounts of a domain, which no node joins", "smartmontools": "the list of drives that it installs is built in, too",
+		"e2fsprogs": "initramfs and services", "xfsprogs": "initramfs and services",
+		"libpam0g": upgrade, "libpam-modules-bin": upgrade, "libgssapi-krb5-2": upgrade, "vim-common": upgrade,
 		"dash": merged, "gzip": merged, "libext2fs2t64": merged, "libreadline8t64": merged, "libtirpc3t64": merged, "util-linux-extra": merged,
-		"cifs-utils":      "idmap-plugin asks winbind, which does not run",
-		"libglib2.0-0t64": "caches of schemas and gio modules, of which there are none",
-		"iputils-arping":  "capabilities for use by others than root",
-		"mtr-tiny":        "the same",
-		"nvme-cli":        "hostnqn and hostid are each node's own; without the files nvme makes a name of the DMI UUID",
-		"sg3-utils-udev":  "initramfs",
-		"ebtables":        "alternatives: iptables has the preferred ones",
-		"iproute2":        "capabilities for `ip vrf exec` as a user",
-		"kmod":            "an /etc/modules without modules",
-		"libc-bin":        "ld.so.cache (see Fixups), and nsswitch.conf, which libc6's entry makes",
-		"libpam-modules":  "an empty opasswd: no passwords on a node",
-		"libselinux1":     "/run/setrans is for SELinux translation",
-		"libwrap0":        "hosts.allow and hosts.deny may be absent (hosts_access(5))",
-		"openssh-client":  "setgid of ssh-agent: no agent runs on a node",
-		"openssl":         "the links are in the package",
-		"shim-signed":     "installs to the running machine's ESP",
-		"util-linux":      "pager: less has it",
+		"ebtables":       "alternatives: iptables has the preferred ones",
+		"iproute2":       "capabilities for `ip vrf exec` as a user",
+		"kmod":           "an /etc/modules without modules",
+		"libc-bin":       "ld.so.cache (see Fixups), and nsswitch.conf, which libc6's entry makes",
+		"libpam-modules": "an empty opasswd: no passwords on a node",
+		"libselinux1":    "/run/setrans is for SELinux translation",
+		"libwrap0":       "hosts.allow and hosts.deny may be absent (hosts_access(5))",
+		"openssh-client": "setgid of ssh-agent: no agent runs on a node",
+		"openssl":        "the links are in the package",
+		"shim-signed":    "installs to the running machine's ESP",
+		"util-linux":     "pager: less has it",
 	}
 }

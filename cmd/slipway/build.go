@@ -126,6 +126,9 @@ func (a *app) buildArch(ctx context.Context, proj *bundle.Project, parts *bundle
 	if err != nil {
 		return nil, err
 	}
+	if odd := plan.Content.Unreviewed(); len(odd) > 0 {
+		fmt.Fprintf(a.err, "warning: no script of a package is run, and nobody has looked at those of %s: start what they bring once on a node\n", strings.Join(odd, ", "))
+	}
 	b := &images.Builder{Store: proj.Store, Cache: a.cacheDir, Out: out, Key: key, Report: p.Step}
 	res, err := b.Build(ctx, plan)
 	if err != nil {

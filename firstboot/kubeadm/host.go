@@ -2,6 +2,9 @@ package kubeadm
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -89,7 +92,40 @@ func (r Runner) Repair() error {
 			return err
 		}
 	}
-	return nil
+	return r.foreignKubelet()
+}
+
+// foreignKubelet removes kubelet's client certificate when the CA of this node
+// did not sign it: it belongs to a CA that a power cut took, and the API server
+// would refuse kubelet for ever. kubelet.conf brings a new one.
+func (r Runner) foreignKubelet() error {
+	raw, err := os.ReadFile(r.at(kubeletClient))
+	if err != nil {
+		return nil //nolint:nilerr // none there
+	}
+	roots := x509.NewCertPool()
+	ca, err := os.ReadFile(r.at(pkiDir + "/ca.crt"))
+	if err == nil {
+		roots.AppendCertsFromPEM(ca)
+	}
+	for block, rest := pem.Decode(raw); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			break
+		}
+		if _, err := c.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: c.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err == nil {
+			return nil
+		}
+	}
+	old, err := filepath.Glob(r.at(filepath.Dir(kubeletClient) + "/kubelet-client-*.pem"))
+	for _, f := range old {
+		r.Log.Info("removing kubelet certificate of another CA", "file", f)
+		err = errors.Join(err, os.Remove(f))
+	}
+	return err
 }
 
 // prepare writes what has to be there before kubeadm and kubelet start.

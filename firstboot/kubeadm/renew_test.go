@@ -90,3 +90,30 @@ func TestRenew(t *testing.T) {
 		t.Errorf("without a cluster: %v, ran %q", err, s.ran)
 	}
 }
+
+func TestRepairRemovesTheCertificateOfALostCA(t *testing.T) {
+	now := time.Now()
+	year := 365 * 24 * time.Hour
+	ca := certificate(t, true, now.Add(-time.Hour), now.Add(10*year))
+	for name, c := range map[string]struct {
+		ca, kubelet string
+		kept        bool
+	}{
+		"of this CA":          {ca, ca, true}, // self-signed: its own issuer
+		"of another CA":       {ca, certificate(t, true, now.Add(-time.Hour), now.Add(year)), false},
+		"whose CA is not yet": {"", ca, false},
+		"cut in half":         {ca, ca[:100], false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.put(pkiDir+"/ca.crt", c.ca)
+			s.put(kubeletClient, c.kubelet)
+			if err := s.runner().Repair(); err != nil {
+				t.Fatal(err)
+			}
+			if got := exists(s.root + kubeletClient); got != c.kept {
+				t.Errorf("kept: %v, want %v", got, c.kept)
+			}
+		})
+	}
+}

@@ -96,7 +96,7 @@ func unpack(proj *bundle.Project, debs []lock.Deb, set string) ([]images.Package
 			if err != nil {
 				return err
 			}
-			out[i] = images.Package{Name: d.Name, Version: d.Version, Files: un.Files}
+			out[i] = images.Package{Name: d.Name, Version: d.Version, Files: un.Files, Scripts: un.Scripts}
 			return nil
 		})
 	}

@@ -48,7 +48,7 @@ func TestPackedISO(t *testing.T) {
 	dir := packed(t)
 	image := filepath.Join(dir, built(t, dir).ISO.Path)
 	_, port := network(t)
-	vm := start(t, qemu.Machine{Memory: 4096, CPUs: 1, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
+	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
 	content := func(e handoff.Event) bool {
 		return e.Phase == "system" && e.Step == "content" && e.State == handoff.Done
 	}
