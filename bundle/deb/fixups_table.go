@@ -185,6 +185,7 @@ func daemonRules() []rule {
 		dir("lvm2", "run/lvm", 0o700, 0, 0), // tmpfiles.d/lvm2.conf
 		dir("lvm2", "run/lock/lvm", 0o700, 0, 0),
 		dir("open-iscsi", "run/lock/iscsi", 0o700, 0, 0),
+		dir("multipath-tools", "run/multipath", 0o700, 0, 0), // tmpfiles.d/multipath.conf
 	}
 }
 
@@ -223,7 +224,7 @@ func reviewed() map[string]string {
 	)
 	return map[string]string{
 		"dmeventd": service, "ipvsadm": service, "procps": service, "nftables": service,
-		"iperf3": service, "keepalived": service, "multipath-tools": service, "rsync": service, "uuid-runtime": service,
+		"iperf3": service, "keepalived": service, "rsync": service, "uuid-runtime": service,
 		"iputils-arping": "capabilities for users", "mtr-tiny": "capabilities for users",
 		"libglib2.0-0t64": "compiles settings of desktop programs", "sg3-utils-udev": "initramfs",
 		"nvme-cli": "names of the host, which nvme makes of the machine's UUID when they are missing", "pciutils": upgrade,

@@ -33,7 +33,7 @@ func (f Finding) String() string { return fmt.Sprintf("/%s (%s): %s", f.Path, f.
 // Check lists everything that is wrong with a root for machines of type m,
 // sorted by path and problem.
 func Check(t *rootfs.Tree, m elf.Machine) []Finding {
-	c := &checker{tree: t, machine: m, kinds: map[string]kind{}}
+	c := &checker{tree: t, machine: m, kinds: map[string]kind{}, symbols: map[string]map[string]bool{}}
 	c.defaults, c.configured = c.libraryDirs()
 	_ = t.Walk(func(e rootfs.Entry) error { c.one(e); return nil })
 	slices.SortFunc(c.found, func(a, b Finding) int {
@@ -45,9 +45,10 @@ func Check(t *rootfs.Tree, m elf.Machine) []Finding {
 type checker struct {
 	tree       *rootfs.Tree
 	machine    elf.Machine
-	defaults   []string // library directories of the loader itself
-	configured []string // library directories of ld.so.conf
-	kinds      map[string]kind
+	defaults   []string                   // library directories of the loader itself
+	configured []string                   // library directories of ld.so.conf
+	kinds      map[string]kind            // by path
+	symbols    map[string]map[string]bool // versions that a library defines, by path
 	found      []Finding
 }
 

@@ -114,6 +114,15 @@ var cases = []struct {
 	{"no section headers", func(t *testing.T, tr *rootfs.Tree) {
 		put(t, tr, "usr/bin/x", 0o755, object{needed: []string{"libnone.so"}, bare: true}.bytes())
 	}, "/usr/bin/x (deb x): has no section headers, so what it needs is not known"},
+	{"symbol versions", func(t *testing.T, tr *rootfs.Tree) {
+		put(t, tr, libDir+"liba.so.1", 0o644, object{defines: []string{"A_1", "A_2"}}.bytes())
+		put(t, tr, libDir+"libplain.so.1", 0o644, object{}.bytes())
+		put(t, tr, "usr/bin/good", 0o755, object{needed: []string{"liba.so.1", "libplain.so.1"},
+			wants: []string{"liba.so.1 A_1", "liba.so.1 A_9 weak", "libplain.so.1 P_1", "liba.so.1 A_2"}}.bytes())
+		put(t, tr, "usr/bin/new", 0o755, object{needed: []string{"liba.so.1"}, wants: []string{"liba.so.1 A_2", "liba.so.1 A_3"}}.bytes())
+		put(t, tr, "usr/bin/none", 0o755, object{needed: []string{"libb.so.1"}, wants: []string{"libb.so.1 B_1"}}.bytes())
+	}, "/usr/bin/new (deb x): needs version A_3 of liba.so.1, which the one in the root does not have\n" +
+		"/usr/bin/none (deb x): needs libb.so.1, which is not in the root"},
 	{"scripts", func(t *testing.T, tr *rootfs.Tree) {
 		put(t, tr, "usr/bin/good", 0o755, []byte("#! /bin/sh -e\n"))
 		put(t, tr, "usr/bin/good-env", 0o755, []byte("#!/usr/bin/env -S A=b dash -e\n"))

@@ -62,9 +62,13 @@ func (c *checker) object(e rootfs.Entry, head []byte, rest io.Reader) {
 		return
 	}
 	own := c.ownDirs(e, f)
+	libs := map[string]rootfs.Entry{}
 	for _, name := range needed {
-		c.library(e, f, name, own)
+		if lib, ok := c.library(e, f, name, own); ok {
+			libs[name] = lib
+		}
 	}
+	c.versions(e, f, libs)
 }
 
 // open reads the whole object, unless it comes from a file that can be read anywhere.
@@ -120,46 +124,44 @@ func (c *checker) ownDirs(e rootfs.Entry, f *elf.File) []string {
 }
 
 // library looks for one NEEDED name where the loader would (ld.so(8)).
-func (c *checker) library(e rootfs.Entry, f *elf.File, name string, own []string) {
+func (c *checker) library(e rootfs.Entry, f *elf.File, name string, own []string) (rootfs.Entry, bool) {
 	want := kind{f.Class, f.Machine}
+	dirs := slices.Concat(own, c.defaults)
 	if strings.Contains(name, "/") {
-		if !c.is(name, want) {
-			c.add(e, "needs %s, which is not in the root", name)
-		}
-		return
+		dirs = []string{"/"}
 	}
-	for _, dirs := range [][]string{own, c.defaults} {
-		for _, dir := range dirs {
-			if c.is(path.Join(dir, name), want) {
-				return
-			}
+	for _, dir := range dirs {
+		if lib, ok := c.find(path.Join(dir, name), want); ok {
+			return lib, true
 		}
 	}
 	for _, dir := range c.configured {
-		if !c.is(path.Join(dir, name), want) {
+		lib, ok := c.find(path.Join(dir, name), want)
+		if !ok {
 			continue
 		}
 		// The loader reads the cache that ldconfig makes of ld.so.conf, never the file.
 		if _, ok := c.tree.Get("etc/ld.so.cache"); !ok {
 			c.add(e, "needs %s, which is in %s of ld.so.conf, and there is no /etc/ld.so.cache", name, dir)
 		}
-		return
+		return lib, true
 	}
 	c.add(e, "needs %s, which is not in the root", name)
+	return rootfs.Entry{}, false
 }
 
-// is says whether a path is a library of the kind; the loader passes over others.
-func (c *checker) is(name string, want kind) bool {
+// find gives the library at a path if it is of the kind; the loader passes over others.
+func (c *checker) find(name string, want kind) (rootfs.Entry, bool) {
 	e, err := c.follow(name)
 	if err != nil || !e.Mode.IsRegular() || e.Open == nil {
-		return false
+		return e, false
 	}
 	k, ok := c.kinds[e.Path]
 	if !ok {
 		k = kindOf(e)
 		c.kinds[e.Path] = k
 	}
-	return k == want
+	return e, k == want
 }
 
 func kindOf(e rootfs.Entry) kind {
@@ -177,65 +179,4 @@ func kindOf(e rootfs.Entry) kind {
 		m = uint16(head[18])<<8 | uint16(head[19])
 	}
 	return kind{elf.Class(head[elf.EI_CLASS]), elf.Machine(m)}
-}
-
-// libraryDirs are what the loader has built in, and what ld.so.conf adds.
-func (c *checker) libraryDirs() (defaults, configured []string) {
-	if m, ok := multiarch[c.machine]; ok {
-		defaults = append(defaults, "/lib/"+m, "/usr/lib/"+m)
-	}
-	defaults = append(defaults, "/lib", "/usr/lib", "/lib64", "/usr/lib64")
-	return defaults, c.config("/etc/ld.so.conf", 0)
-}
-
-// config reads ld.so.conf: a directory a line, comments, and includes with wildcards.
-func (c *checker) config(name string, depth int) (dirs []string) {
-	raw := c.text(name)
-	for line := range strings.Lines(raw) {
-		line, _, _ = strings.Cut(line, "#")
-		fields := strings.Fields(line)
-		switch {
-		case len(fields) == 0 || fields[0] == "hwcap":
-		case fields[0] == "include" && depth < 4:
-			for _, pattern := range fields[1:] {
-				if !path.IsAbs(pattern) {
-					pattern = path.Join(path.Dir(name), pattern)
-				}
-				for _, n := range c.glob(pattern) {
-					dirs = append(dirs, c.config(n, depth+1)...)
-				}
-			}
-		default:
-			dirs = append(dirs, fields[0])
-		}
-	}
-	return dirs
-}
-
-func (c *checker) glob(pattern string) (out []string) {
-	_ = c.tree.Walk(func(e rootfs.Entry) error {
-		if ok, err := path.Match(pattern, "/"+e.Path); ok && err == nil {
-			out = append(out, e.Path)
-		}
-		return nil
-	})
-	return out
-}
-
-// text reads a small file; one that is not there is empty.
-func (c *checker) text(name string) string {
-	e, err := c.follow(name)
-	if err != nil || !e.Mode.IsRegular() || e.Open == nil {
-		return ""
-	}
-	f, err := e.Open()
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, 1<<20))
-	if err != nil {
-		return ""
-	}
-	return string(raw)
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"slipway.dev/slipway/bundle"
+	"slipway.dev/slipway/bundle/deb"
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/cmd/slipway/content"
 	"slipway.dev/slipway/configs/arch"
@@ -32,7 +33,7 @@ var machines = map[arch.Arch]elf.Machine{arch.AMD64: elf.EM_X86_64, arch.ARM64: 
 // TestExampleRoot: nothing is wrong with the example's root that nobody looked
 // at, and what images/audit takes for sound does start.
 func TestExampleRoot(t *testing.T) {
-	p := assembled(t)
+	p, scripts := assembled(t)
 	found := audit.Check(p.System, machines[p.Content.Arch])
 	t.Run("check", func(t *testing.T) {
 		rest, unused := audit.Unexpected(found, audit.Reviewed())
@@ -44,12 +45,18 @@ func TestExampleRoot(t *testing.T) {
 		}
 		t.Logf("%d names, %d findings, %d of them accepted", p.System.Len(), len(found), len(found)-len(rest))
 	})
+	t.Run("scripts", func(t *testing.T) {
+		for _, name := range deb.Unreviewed(scripts) {
+			t.Errorf("package %q has maintainer scripts that bundle/deb does not know: %q", name, scripts[name])
+		}
+	})
 	t.Run("start", func(t *testing.T) { startAll(t, p, found) })
 }
 
 // assembled lays out the example's images from what is in the cache alone, and
-// skips the test when too little is there.
-func assembled(t *testing.T) *images.Plan {
+// skips the test when too little is there. scripts are the maintainer scripts
+// of the root's packages.
+func assembled(t *testing.T) (p *images.Plan, scripts map[string][]string) {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -74,11 +81,22 @@ func assembled(t *testing.T) *images.Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := content.Assemble(t.Context(), proj, parts, make(ed25519.PublicKey, ed25519.PublicKeySize), cache, o.Report)
+	scripts = map[string][]string{}
+	for _, d := range parts.Debs {
+		if !d.In(bundle.SetSystem) {
+			continue
+		}
+		un, err := bundle.UnpackDeb(proj.Unpack, proj.Store, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scripts[d.Name] = un.Scripts
+	}
+	p, err = content.Assemble(t.Context(), proj, parts, make(ed25519.PublicKey, ed25519.PublicKeySize), cache, o.Report)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return p, scripts
 }
 
 // locked reads the lock of the tests; without one it makes its own, for which
