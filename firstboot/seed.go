@@ -72,9 +72,13 @@ func (n *Node) seedManifest(ctx context.Context, key ed25519.PublicKey) (*lock.M
 func (n *Node) earlyNetwork(ctx context.Context) error {
 	if n.net == nil {
 		life, stop := context.WithCancel(n.life)
-		m, err := netconf.Start(life, nil, resolv, func(e handoff.Event) {
-			e.Phase = "network"
-			n.Report.Emit(e)
+		m, err := netconf.Start(life, netconf.Options{
+			Resolv: resolv,
+			Report: func(e handoff.Event) {
+				e.Phase = "network"
+				n.Report.Emit(e)
+			},
+			Load: func(module string) error { return n.drivers.get().Load(module) },
 		})
 		if err != nil {
 			stop()
@@ -82,10 +86,6 @@ func (n *Node) earlyNetwork(ctx context.Context) error {
 		}
 		n.net, n.noNet = m, stop
 	}
-	stop := n.every(ctx, 10*time.Second, func(waited time.Duration) {
-		n.step("wait", fmt.Sprintf("waiting for %.0f s: %s", waited.Seconds(), n.net.Pending()), nil)
-	})
-	defer stop()
 	if _, err := n.net.Wait(ctx); err != nil {
 		return report.Fail("SW-NET-NONE", "check cables, switch port and DHCP server; the node goes on trying", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
 )
 
@@ -53,7 +54,7 @@ func sequence() []phase {
 		// reads:    network-config; DHCP
 		// leaves:   addresses, a default route, /run/slipway/resolv.conf, the host name; leases are renewed
 		// failure:  names what is missing (card, link, answer) and goes on
-		{name: "network", run: networkPhase, limit: 2 * time.Minute, retry: time.Second},
+		{name: "network", run: networkPhase, limit: netconf.Patience, retry: time.Second},
 
 		// reads:    the blob system.erofs; the volume of slipway.state
 		// leaves:   the system root as /, memory or the volume over /etc /var ...; all other blobs are being verified

@@ -31,7 +31,7 @@ var early = []string{
 	"kernel/fs/isofs/", "kernel/fs/erofs/", "kernel/fs/overlayfs/", "kernel/fs/fat/", "kernel/fs/nls/nls_ascii.ko.xz",
 	"kernel/fs/nls/nls_cp437.ko.xz", "kernel/fs/nls/nls_utf8.ko.xz", "kernel/fs/nls/nls_iso8859-1.ko.xz",
 	"kernel/fs/ext4/", "kernel/drivers/net/loopback",
-	"kernel/net/packet/", "kernel/drivers/net/vxlan/", "kernel/net/8021q/",
+	"kernel/net/packet/", "kernel/drivers/net/vxlan/", "kernel/net/8021q/", "kernel/net/bridge/bridge.ko.xz",
 }
 
 // late are left out although an early directory holds them: storage of
