@@ -123,3 +123,30 @@ func TestDeadCard(t *testing.T) {
 	}
 	t.Log(e.Text)
 }
+
+// TestBond makes one interface of two cards and gets an address over it.
+func TestBond(t *testing.T) {
+	seg, one := network(t)
+	two := qemutest.Port(t, seg, "two")
+	m := machineFromDisk(t, boot.Cmdline{Consoles: []string{"tty0", "ttyS0"}, Extra: []string{"quiet", steady}})
+	m.Memory, m.NICs, m.CIDATA = 2048, []*lan.Port{one, two}, newLogin(t).cidata("node-1")
+	m.CIDATA["network-config"] = []byte(`version: 2
+ethernets:
+  eth0: {}
+  eth1: {}
+bonds:
+  bond0:
+    interfaces: [eth0, eth1]
+    dhcp4: true
+    parameters: {mode: active-backup, mii-monitor-interval: 100}
+`)
+	vm := start(t, m)
+	e, err := vm.Wait(limit(t, 20*time.Minute), done("network"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Data["interface"] != "bond0" {
+		t.Errorf("the network is on %v, want bond0: %s", e.Data["interface"], e.Text)
+	}
+	t.Log(e.Text)
+}
