@@ -71,11 +71,8 @@ func everyone(port uint16) net.Addr {
 // socket on port 68 of the interface, self that interface's MAC, own our
 // address on it. No request follows an offer, so nothing is leased.
 func Probe(ctx context.Context, conn net.PacketConn, self MAC, own netip.Addr, wait time.Duration, who Neighbour) ([]Foreign, error) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
 	found := map[netip.Addr]Foreign{}
-	buf := make([]byte, maxPacket+1)
-	for ctx.Err() == nil {
+	for left := wait; left > 0 && ctx.Err() == nil; left -= time.Second {
 		q, err := discover(self)
 		if err != nil {
 			return nil, err
@@ -83,28 +80,12 @@ func Probe(ctx context.Context, conn net.PacketConn, self MAC, own netip.Addr, w
 		if _, err := conn.WriteTo(q.ToBytes(), everyone(serverPort)); err != nil {
 			return nil, fmt.Errorf("probing for DHCP servers: %w", err)
 		}
-		end, _ := ctx.Deadline()
-		if next := time.Now().Add(time.Second); next.Before(end) {
-			end = next
-		}
-		if err := conn.SetReadDeadline(end); err != nil {
+		if err := collect(conn, own, min(left, time.Second), found); err != nil {
 			return nil, fmt.Errorf("probing for DHCP servers: %w", err)
 		}
-		for {
-			n, from, err := conn.ReadFrom(buf)
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				break
-			} else if err != nil {
-				return nil, fmt.Errorf("probing for DHCP servers: %w", err)
-			}
-			p, err := parse(buf[:n])
-			if err != nil {
-				continue
-			}
-			if f, ok := foreign(p, addrPort(from).Addr(), own); ok && len(found) < 64 {
-				found[f.ID] = f
-			}
-		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("probing for DHCP servers: %w", err)
 	}
 	var all []Foreign
 	for _, f := range found {
@@ -115,6 +96,29 @@ func Probe(ctx context.Context, conn net.PacketConn, self MAC, own netip.Addr, w
 	}
 	slices.SortFunc(all, func(a, b Foreign) int { return a.ID.Compare(b.ID) })
 	return all, conn.SetReadDeadline(time.Time{})
+}
+
+// collect reads foreign offers for as long as wait.
+func collect(conn net.PacketConn, own netip.Addr, wait time.Duration, found map[netip.Addr]Foreign) error {
+	if err := conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		return err
+	}
+	buf := make([]byte, maxPacket+1)
+	for {
+		n, from, err := conn.ReadFrom(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		p, err := parse(buf[:n])
+		if err != nil {
+			continue
+		}
+		if f, ok := foreign(p, addrPort(from).Addr(), own); ok && len(found) < 64 {
+			found[f.ID] = f
+		}
+	}
 }
 
 // Watcher notices servers that appear after the probe.
