@@ -26,8 +26,8 @@ func readyPhase(ctx context.Context, n *Node) error {
 	}
 	a := n.Address[0]
 	up := report.Uptime()()
-	text := []byte(strings.ReplaceAll(banner(n.Hostname, n.Manifest.Kubernetes, n.Address, n.finalMessage(up)), "\n", "\r\n"))
-	n.Consoles.Write(text, text)
+	text := splitLines(banner(n.Hostname, n.Manifest.Kubernetes, n.Address, n.finalMessage(up)))
+	n.Report.Notice(text)
 	ended := make(chan struct{})
 	if u.PowerState.Mode != "" && !done.Ran("power_state") {
 		n.own("ready", "power_state", func(ctx context.Context) { n.powerState(ctx, u.PowerState, ended) })

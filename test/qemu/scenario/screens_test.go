@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -52,6 +53,11 @@ func TestFailureScreens(t *testing.T) {
 			for _, w := range c.want {
 				if !strings.Contains(e.Text, w) {
 					t.Errorf("no %q in %q", w, e.Text)
+				}
+			}
+			if dir := os.Getenv("SLIPWAY_SCREENS"); dir != "" { // to look at what a person would see
+				if err := vm.Screendump(limit(t, time.Minute), filepath.Join(dir, strings.ReplaceAll(c.name, " ", "-")+".ppm")); err != nil {
+					t.Error(err)
 				}
 			}
 			screen := string(vm.Console.Bytes())
