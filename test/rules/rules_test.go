@@ -127,7 +127,7 @@ func TestEveryPackageSaysWhatItDoesNotDo(t *testing.T) {
 // exceptions stand here with their reason.
 func TestBudgets(t *testing.T) {
 	files := map[string]int{
-		"configs":           15, // a file per file that a person writes; network-config has four
+		"configs":           16, // a file per file that a person writes; network-config has four
 		"firstboot/kubeadm": 13, // documents and services of one program; join will split it
 		"test/qemu":         13, // a file per part of a machine
 	}
