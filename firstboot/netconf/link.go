@@ -119,7 +119,11 @@ func apply(a Address) error {
 	}
 	for _, r := range a.Routes {
 		if err := netlink.RouteReplace(route(l, a.Prefix, r)); err != nil {
-			return fmt.Errorf("interface %q: route to %s via %s: %w", a.Interface, r.To, r.Via, err)
+			to := r.To.String()
+			if r.Via.IsValid() {
+				to += " via " + r.Via.String()
+			}
+			return fmt.Errorf("interface %q: route to %s: %w", a.Interface, to, err)
 		}
 	}
 	return nil

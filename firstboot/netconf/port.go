@@ -64,7 +64,8 @@ func (p *port) static(ctx context.Context, all []Address) {
 			}
 		}
 	}
-	for i, a := range all {
+	// All addresses before any route: a route may name one as its source.
+	for _, a := range all {
 		p.m.waitsFor(p.entry, "looking whether another host has "+a.Prefix.Addr().String(), true)
 		for p.taken(ctx, a) {
 			p.m.waitsFor(p.entry, a.Prefix.Addr().String()+" is in use by another host", true)
@@ -72,20 +73,30 @@ func (p *port) static(ctx context.Context, all []Address) {
 				return
 			}
 		}
-		if ctx.Err() != nil {
-			return
-		}
-		if err := p.m.got(p.nic, a, nil); err != nil {
-			p.m.fault(p.entry, p.nic.Name, "SW-NET-APPLY", "correct the address or the routes in network-config", err)
-			return
-		}
-		p.announce(ctx, a.Prefix.Addr())
+		a.Routes = nil
+		p.insist(ctx, func() error { return apply(a) })
 		if a.Prefix.Addr().Is6() && p.nic.Name != "lo" {
 			p.confirm(ctx, a)
 		}
-		if i == len(all)-1 {
-			p.m.satisfied(p.entry)
+	}
+	for _, a := range all {
+		p.insist(ctx, func() error { return p.m.got(p.nic, a, nil) })
+		p.announce(ctx, a.Prefix.Addr())
+	}
+	if ctx.Err() == nil {
+		p.m.satisfied(p.entry)
+	}
+}
+
+// insist tries until f does it or ctx ends.
+func (p *port) insist(ctx context.Context, f func() error) {
+	for ctx.Err() == nil {
+		err := f()
+		if err == nil {
+			return
 		}
+		p.m.fault(p.entry, p.nic.Name, "SW-NET-APPLY", "correct the address or the routes in network-config; the node tries again", err)
+		sleep(ctx, 5*time.Second)
 	}
 }
 
