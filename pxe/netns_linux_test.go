@@ -240,6 +240,7 @@ func TestInside(t *testing.T) {
 	n := network()
 	n.First, n.Last, n.Reserved = at(20), at(219), map[MAC]netip.Addr{macN(5): at(10)}
 	t.Run("full", func(t *testing.T) { l.full(t, n, boot) })
+	t.Run("conflict", func(t *testing.T) { l.conflict(t, n, boot) })
 	t.Run("probe", l.probe)
 	t.Run("yield", func(t *testing.T) { l.yield(t, n, boot) })
 	t.Run("proxy", func(t *testing.T) { l.proxy(t, boot) })
@@ -292,6 +293,45 @@ func (l *lan) full(t *testing.T, n Network, boot Decide) {
 	if found, err := Probe(t.Context(), conns.Client, l.mac, serverAddr, time.Second, nil); err != nil || len(found) != 0 {
 		t.Errorf("took ourselves for foreign: %v %v", found, err)
 	}
+}
+
+// conflict: two addresses of the range are in use by machines with fixed
+// addresses. One the server sees by its own probe; the other, on a server that
+// does not probe, the client declines.
+func (l *lan) conflict(t *testing.T, n Network, boot Decide) {
+	must(t, "addr add 10.77.0.30/24 dev c60\naddr add 10.77.0.33/24 dev c60\n", "ip", "-n", l.ns, "-batch", "-")
+	arp, err := ARPProbe("br0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, taken := arp(at(30)); !taken || m != macN(61) {
+		t.Errorf("in use: got %s %v", m, taken)
+	}
+	if m, taken := arp(at(31)); taken {
+		t.Errorf("not in use: got %s", m)
+	}
+	for _, c := range []struct {
+		client  int
+		want    string
+		options []DHCPOption
+		extra   []string
+	}{{61, "10.77.0.30", []DHCPOption{WithConflict(arp)}, nil}, {62, "10.77.0.33", nil, []string{"-a"}}} {
+		full, err := NewDHCP(n, NewMemory(), boot, c.options...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, end := l.serve(t, full, boot)
+		got := l.client(t, "udhcpc", c.client, append(c.extra, "-r", c.want, "-A", "1", "-t", "20")...)
+		end()
+		if got.addr == c.want || got.addr == "" {
+			t.Errorf("c%d got %+v", c.client, got)
+		}
+		if s := full.pool.slots[full.pool.index(netip.MustParseAddr(c.want))]; s.state != slotDeclined {
+			t.Errorf("c%d: %s is not held back", c.client, c.want)
+		}
+		t.Logf("c%d asked for %s, in use elsewhere, and got %s", c.client, c.want, got.addr)
+	}
+	must(t, "", "ip", "-n", l.ns, "-4", "addr", "flush", "dev", "c60")
 }
 
 func (l *lan) probe(t *testing.T) {
