@@ -122,7 +122,7 @@ func clip(s string) string {
 	if utf8.RuneCountInString(s) < columns {
 		return s
 	}
-	return string([]rune(s)[:columns-2]) + "…"
+	return string([]rune(s)[:columns-3]) + ".." // the kernel's font has no ellipsis
 }
 
 func pad(s string) string { return fmt.Sprintf("%-*s", columns-1, clip(s)) }
