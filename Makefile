@@ -16,7 +16,8 @@ build:
 test: needs
 	$(GO) run ./test/run
 
-bench: needs
+bench:
+	@bash test/needs.sh bench
 	$(GO) run ./test/run -bench
 
 lint:

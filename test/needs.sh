@@ -6,6 +6,7 @@ want=(qemu-system-x86 qemu-utils ovmf ipxe-qemu
 	gcc libc6-dev                                                    # the race detector
 	e2fsprogs xfsprogs dosfstools fdisk                               # data disks and state volumes
 	iproute2 dnsmasq-base busybox isc-dhcp-client dhcpcd-base)        # networks, and real DHCP clients
+[ "${1:-}" = bench ] && want+=(mmdebstrap xorriso erofs-utils)          # the peers
 missing=()
 for p in "${want[@]}"; do
 	dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")

@@ -130,6 +130,9 @@ func scenarios(ctx context.Context, r *results) error {
 }
 
 func benchmarks(ctx context.Context, r *results) error {
+	if err := visible(ctx, "go", "run", "./test/bench", "-lock", testDir+"/slipway.lock", "-json", outDir+"/bench.json"); err != nil {
+		return err
+	}
 	return goTest(ctx, r, true, "-timeout", "80m", "-run", "^$", "-bench", ".", "-benchtime", "1x", scenarioPath, "-args", "-out", "../../../"+testDir)
 }
 
