@@ -206,8 +206,8 @@ func (s *Server) refuse(pc net.PacketConn, to net.Addr, no *refusal) {
 // recovered ends a panic at the packet that caused it.
 func (s *Server) recovered(client netip.AddrPort, name string) {
 	if p := recover(); p != nil {
-		s.counts.panics.Add(1)
 		s.log().Error("tftp panic", "client", client.String(), "name", name, "panic", fmt.Sprint(p))
+		s.counts.panics.Add(1)
 	}
 }
 
