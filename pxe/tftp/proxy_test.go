@@ -76,7 +76,7 @@ func (p *proxy) up(front net.PacketConn, to net.Addr) {
 	}
 	p.relay(front, func(b []byte, from net.Addr) (net.PacketConn, net.Addr) {
 		if p.ack > 0 {
-			time.Sleep(p.ack)
+			delay(p.ack)
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
