@@ -69,7 +69,7 @@ func BenchmarkWindow(b *testing.B) {
 	b.ReportMetric(rate(0), "pin-MB/s")
 	b.ReportMetric(rate(1), "slipway-MB/s")
 	b.ReportMetric(rate(1)/rate(0), "ratio")
-	b.Log(fmt.Sprintf("windows %v: %.1f MB/s against %.1f MB/s, ratio %.2f (goal 3)", windows, rate(1), rate(0), rate(1)/rate(0)))
+	b.Logf("windows %v: %.1f MB/s against %.1f MB/s, ratio %.2f (goal 3)", windows, rate(1), rate(0), rate(1)/rate(0))
 }
 
 // BenchmarkLoopback is the sender without any delay, per window.

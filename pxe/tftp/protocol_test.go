@@ -143,6 +143,8 @@ func TestNoAmplification(t *testing.T) {
 	if e.Outcome != Stalled || !strings.Contains(e.Err.Error(), "no acknowledgement of block 0") {
 		t.Errorf("event %+v", e)
 	}
+	s.slots.mu.Lock()
+	defer s.slots.mu.Unlock()
 	if len(s.slots.all)+len(s.slots.perIP)+len(s.slots.asking)+len(s.slots.proven) != 0 {
 		t.Errorf("slots left: %+v", &s.slots)
 	}

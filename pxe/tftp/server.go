@@ -151,9 +151,10 @@ func (s *Server) accept(ctx context.Context, pc net.PacketConn, from net.Addr, r
 	}
 	return func() {
 		defer cancel(nil)
-		defer s.slots.free(slot)
+		defer s.slots.free(slot) // also after a panic
 		defer s.recovered(slot.client, req.name)
 		e := s.serve(tctx, pc, from, req, slot, lim)
+		s.slots.free(slot)
 		e.Client, e.Name, e.Duration = slot.client, req.name, time.Since(start)
 		s.report(e)
 	}
