@@ -5,7 +5,7 @@ set -euo pipefail
 want=(qemu-system-x86 qemu-utils ovmf ipxe-qemu
 	gcc libc6-dev                                                    # the race detector
 	e2fsprogs xfsprogs dosfstools fdisk                               # data disks and state volumes
-	iproute2 dnsmasq-base busybox isc-dhcp-client dhcpcd-base)        # networks, and real DHCP clients
+	iproute2 dnsmasq-base busybox isc-dhcp-client dhcpcd-base tftp-hpa atftp curl) # networks and real clients
 [ "${1:-}" = bench ] && want+=(mmdebstrap xorriso erofs-utils)          # the peers
 missing=()
 for p in "${want[@]}"; do
