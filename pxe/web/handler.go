@@ -151,8 +151,9 @@ func (h *Handler) log() *slog.Logger {
 }
 
 func (h *Handler) report(e Event) {
+	// A 404 is no warning: shim and GRUB ask for much that they do without.
 	level := slog.LevelInfo
-	if e.Status >= 400 || e.Err != nil {
+	if e.Status >= 400 && e.Status != http.StatusNotFound || e.Err != nil {
 		level = slog.LevelWarn
 	}
 	a := []slog.Attr{
