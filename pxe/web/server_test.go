@@ -85,7 +85,7 @@ func TestStalledReader(t *testing.T) {
 }
 
 func TestConnectionLimits(t *testing.T) {
-	s := start(t, &Handler{Files: lookup(map[string][]byte{"f": []byte("x")})}, Limits{PerIP: 2})
+	s := start(t, &Handler{Files: lookup(map[string][]byte{"f": []byte("x")})}, Limits{PerIP: 2, Header: time.Hour, Idle: time.Hour})
 	a, b := s.dial(t), s.dial(t)
 	ask(t, a, "GET", "/f", "")
 	ask(t, b, "GET", "/f", "")
