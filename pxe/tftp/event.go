@@ -43,11 +43,16 @@ func (e Event) Quiet() bool {
 	return e.Outcome == Sent || e.Outcome == Probed || e.Outcome == Optional
 }
 
-// optional names what shim 15.8 and later ask for beside themselves
-// (revocations_sbat.efi, revocations_sku.efi) and do without.
+// optional names what loaders try and do without. Seen on the wire: shim 15.8
+// and later (revocations_sku.efi, revocations_sbat.efi, shim_certificate_0.efi,
+// beside itself), GRUB 2.06 (command.lst, fs.lst, crypto.lst, terminal.lst in
+// grub/x86_64-efi, lists of modules the signed image has built in).
 func optional(name string) bool {
-	base := path.Base(name)
-	return strings.HasPrefix(base, "revocations") && strings.HasSuffix(base, ".efi")
+	dir, base := path.Split(name)
+	if strings.HasSuffix(base, ".efi") {
+		return strings.HasPrefix(base, "revocations") || strings.HasPrefix(base, "shim_certificate")
+	}
+	return strings.HasSuffix(base, ".lst") && strings.HasSuffix(dir, "-efi/")
 }
 
 // level keeps the probes of a normal boot out of an operator's sight.

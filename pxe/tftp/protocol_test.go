@@ -331,3 +331,36 @@ func TestTimeoutOption(t *testing.T) {
 	c.expect(t, data(1, "x"))
 	c.reply(ackOf(1))
 }
+
+// The transfer's port is on the address the request came to, whatever its kind.
+func TestAddresses(t *testing.T) {
+	for _, c := range []struct{ listen, client, dial string }{
+		{"127.0.0.1", "127.0.0.1", "127.0.0.1"},
+		{"0.0.0.0", "127.0.0.1", "127.0.0.1"},
+		{"::1", "::1", "::1"},
+		{"::", "127.0.0.1", "127.0.0.1"}, // dual stack: the client is IPv4 here
+		{"::", "::1", "::1"},
+	} {
+		pc, err := net.ListenPacket("udp", net.JoinHostPort(c.listen, "0"))
+		if err != nil {
+			t.Logf("not tried: %v", err)
+			continue
+		}
+		events := make(chan Event, 1)
+		s := &Server{Files: lookup(map[string][]byte{"f": []byte("hello")}), Limits: never, Events: func(e Event) { events <- e }}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- s.Serve(ctx, pc) }()
+		_, port, _ := net.SplitHostPort(pc.LocalAddr().String())
+		got, err := fetch(net.JoinHostPort(c.dial, port), "f", 512, 4, time.Second)
+		if err != nil || string(got.data) != "hello" {
+			t.Errorf("%+v: %q, %v", c, got.data, err)
+		} else if e := <-events; e.Outcome != Sent || e.Client.Addr().String() != c.client {
+			t.Errorf("%+v: event %+v", c, e)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -149,7 +149,7 @@ type fetched struct {
 // acknowledges the last block of a window, at once when one is missing, and
 // again when nothing comes for wait.
 func fetch(server, name string, block, window int, wait time.Duration) (out fetched, err error) {
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	conn, err := net.ListenPacket("udp", ":0")
 	if err != nil {
 		return out, err
 	}

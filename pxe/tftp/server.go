@@ -110,7 +110,9 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn) error {
 		}
 		bad = 0
 		raw := string(buf[:n])
-		running.Go(s.accept(ctx, pc, from, raw, lim))
+		if rest := s.accept(ctx, pc, from, raw, lim); rest != nil {
+			running.Go(rest)
+		}
 	}
 }
 
@@ -121,15 +123,14 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// accept judges one datagram and returns what remains to be done for it, which
-// may be nothing. A slot is taken here, before any goroutine lives.
+// accept judges one datagram and returns what remains to be done for it, nil
+// when nothing does. A slot is taken here, before any goroutine lives.
 func (s *Server) accept(ctx context.Context, pc net.PacketConn, from net.Addr, raw string, lim Limits) (rest func()) {
-	rest = func() {}
 	defer s.recovered(addrPort(from), "request")
 	start := time.Now()
 	if !addrPort(from).IsValid() {
 		s.counts.malformed.Add(1)
-		return rest
+		return nil
 	}
 	req, no, ok := parseRequest([]byte(raw))
 	if !ok {
@@ -138,7 +139,7 @@ func (s *Server) accept(ctx context.Context, pc net.PacketConn, from net.Addr, r
 			s.refuse(pc, from, no)
 			s.report(Event{Client: addrPort(from), Name: req.raw, Outcome: Refused, Err: no})
 		}
-		return rest
+		return nil
 	}
 	tctx, cancel := context.WithCancelCause(ctx)
 	slot, got := s.slots.take(addrPort(from), raw, lim, cancel)
@@ -147,7 +148,7 @@ func (s *Server) accept(ctx context.Context, pc net.PacketConn, from net.Addr, r
 		if slot == nil {
 			s.counts.busy.Add(1)
 		}
-		return rest
+		return nil
 	}
 	return func() {
 		defer cancel(nil)
