@@ -35,6 +35,7 @@ func run(ctx context.Context) int {
 		{"lint", lint},
 		{"unit", unit},
 		{"iso", buildISO},
+		{"roots", roots},
 		{"machines", scenarios},
 	}
 	switch {

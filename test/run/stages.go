@@ -13,6 +13,7 @@ const (
 	bundle       = "configs/examples/bundle.yaml"
 	outDir       = "out"
 	scenarioPath = "./test/qemu/scenario"
+	auditPath    = "./test/audit"
 )
 
 // racy are the packages that start goroutines; their tests run under the race detector.
@@ -52,7 +53,7 @@ func unit(ctx context.Context, r *results) error {
 	}
 	var without []string
 	for _, p := range strings.Fields(all) {
-		if !skip[p] && !strings.HasSuffix(p, "/test/qemu/scenario") {
+		if !skip[p] && !strings.HasSuffix(p, scenarioPath[1:]) && !strings.HasSuffix(p, auditPath[1:]) {
 			without = append(without, p)
 		}
 	}
@@ -64,6 +65,11 @@ func unit(ctx context.Context, r *results) error {
 
 func buildISO(ctx context.Context, _ *results) error {
 	return visible(ctx, "go", "run", "./cmd/slipway", "build", "-f", bundle, "-o", outDir)
+}
+
+// roots audits the system root of the bundle and starts every program in it.
+func roots(ctx context.Context, r *results) error {
+	return goTest(ctx, r, true, auditPath, "-args", "-out", "../../"+outDir)
 }
 
 func scenarios(ctx context.Context, r *results) error {
