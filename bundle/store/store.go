@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"slipway.dev/slipway/bundle/lock"
 )
@@ -20,11 +21,24 @@ import (
 // Store is a directory with blobs/sha256/<64 hex>.
 type Store struct{ dir string }
 
-// New uses (and makes) a directory.
+// abandoned is the age at which a temporary file belongs to a Put that was
+// killed: none takes a day.
+const abandoned = 24 * time.Hour
+
+// New uses (and makes) a directory, and clears away what killed Puts left.
 func New(dir string) (*Store, error) {
 	s := &Store{dir: dir}
 	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, ".put-*"))
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	for _, name := range left {
+		if fi, err := os.Lstat(name); err == nil && time.Since(fi.ModTime()) > abandoned {
+			_ = os.Remove(name) // another process may have been first
+		}
 	}
 	return s, nil
 }
