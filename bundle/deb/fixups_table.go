@@ -14,6 +14,7 @@ const (
 	uidRPC     = 103
 	uidStatd   = 104
 	uidTcpdump = 105
+	uidLLDPD   = 106
 	gidInput   = 110
 	gidSGX     = 111
 	gidClock   = 112
@@ -116,6 +117,8 @@ func accountRules() []rule {
 		user("nfs-common", "statd", uidStatd, gidNogroup, "/var/lib/nfs"),
 		group("tcpdump", "tcpdump", uidTcpdump),
 		user("tcpdump", "tcpdump", uidTcpdump, uidTcpdump, "/nonexistent"),
+		group("lldpd", "_lldpd", uidLLDPD),
+		user("lldpd", "_lldpd", uidLLDPD, uidLLDPD, "/run/lldpd"),
 		// sysusers.d/debian-udev.conf: udev's rules name them.
 		group("udev", "input", gidInput),
 		group("udev", "sgx", gidSGX),
@@ -133,6 +136,13 @@ func alternativeRules() []rule {
 		link("debianutils", "usr/bin/which", "which.debianutils"),
 		link("less", "usr/bin/pager", "less"),
 		link("tar", "usr/sbin/rmt", "rmt-tar"),
+		link("iotop-c", "usr/sbin/iotop", "iotop-c"),
+		link("netcat-openbsd", "usr/bin/nc", "nc.openbsd"),
+		link("netcat-openbsd", "usr/bin/netcat", "nc.openbsd"),
+		link("sysstat", "usr/bin/sar", "sar.sysstat"),
+		link("traceroute", "usr/bin/traceroute", "traceroute.db"),
+		link("traceroute", "usr/bin/traceroute6", "traceroute6.db"),
+		link("traceroute", "usr/sbin/tcptraceroute", "tcptraceroute.db"),
 	}
 	for _, name := range []string{"vi", "view", "ex", "rview", "editor"} {
 		t = append(t, link("vim-tiny", "usr/bin/"+name, "vim.tiny"))
@@ -183,6 +193,11 @@ func daemonRules() []rule {
 		dir("lvm2", "run/lvm", 0o700, 0, 0), // tmpfiles.d/lvm2.conf
 		dir("lvm2", "run/lock/lvm", 0o700, 0, 0),
 		dir("open-iscsi", "run/lock/iscsi", 0o700, 0, 0),
+		dir("cryptsetup-bin", "run/cryptsetup", 0o700, 0, 0), // tmpfiles.d/cryptsetup.conf
+		dir("multipath-tools", "run/multipath", 0o700, 0, 0), // tmpfiles.d/multipath.conf
+		dir("lldpd", "run/lldpd", 0o755, 0, 0),               // it locks itself in there
+		write("mdadm", "etc/mdadm/mdadm.conf", mdadmConfig),
+		copied("smartmontools", "usr/share/smartmontools/drivedb.h", "var/lib/smartmontools/drivedb/drivedb.h"),
 	}
 }
 
@@ -212,6 +227,13 @@ rtcsync
 makestep 1 3
 `
 
+// mdadmConfig keeps udev's rules from starting every array that they find on a
+// disk (mdadm.conf(5), AUTO): starting one writes to its members, and the disks
+// of a node are somebody else's until its config names them.
+const mdadmConfig = `AUTO -all
+HOMEHOST <system>
+`
+
 // reviewed lists packages whose scripts need no replacement, with the reason.
 func reviewed() map[string]string {
 	const (
@@ -235,5 +257,19 @@ func reviewed() map[string]string {
 		"openssl":        "the links are in the package",
 		"shim-signed":    "installs to the running machine's ESP",
 		"util-linux":     "pager: less has it",
+
+		"bridge-utils": "takes back questions that old versions asked",
+		"cifs-utils":   "the plugin that asks winbind for names, and no winbind is on a node",
+		"hdparm":       upgrade, "libparted2t64": merged, "parted": upgrade, "pciutils": upgrade,
+		"iperf3":          "a user and a service for the daemon, which is off",
+		"keepalived":      service,
+		"libglib2.0-0t64": "caches of desktop settings and modules, of which there are none",
+		"mtr-tiny":        "a capability for users other than root, and only root is on a node",
+		"nvme-cli":        "/etc/nvme/hostnqn and hostid, which each node makes its own",
+		"rsync":           service,
+		"sg3-utils-udev":  "Debian's initramfs",
+		"tmux":            "keeps systemd-tmpfiles off its sockets",
+		"uuid-runtime":    "a user for uuidd, which is off: libuuid makes random ids itself (uuid_generate(3))",
+		"xz-utils":        "names of the lzma programs that xz replaced",
 	}
 }

@@ -77,6 +77,8 @@ func Known() []Exception {
 	script("iproute2", "python: prints routes otherwise; ip route is there", "usr/bin/routel")
 	script("nfs-common", "python: statistics; /proc/self/mountstats has them", "usr/sbin/mountstats", "usr/sbin/nfsiostat", "usr/sbin/rpcctl")
 	script("libpam-runtime", "perl: edits PAM's configuration, which the table of fixups writes", "usr/sbin/pam-auth-update", "usr/sbin/pam_getenv")
+	script("cifs-utils", "python: quotas and file information of an SMB server, for people", "usr/bin/smb2-quota", "usr/bin/smbinfo")
+	script("rsync", "python: examples, and a wrapper for keys restricted to rsync", "usr/bin/rrsync", "usr/share/rsync/scripts/*")
 	script("xfsprogs", "python: scrubbing and prototypes, which no storage driver uses", "usr/sbin/xfs_protofile", "usr/sbin/xfs_scrub_all")
 	return append(out,
 		Exception{Package: "xfsprogs", Path: "usr/sbin/xfs_scrub", Problem: "needs libicu*.so.*, which is not there",
