@@ -8,15 +8,16 @@ OUT    ?= out
 .PHONY: demo test bench build lint needs clean
 
 demo: needs
-	$(GO) run ./cmd/slipway demo -f $(BUNDLE) -o $(OUT)
+	$(GO) run ./cmd/slipway demo -f $(BUNDLE) --out $(OUT)
 
 build:
-	$(GO) run ./cmd/slipway build -f $(BUNDLE) -o $(OUT)
+	$(GO) run ./cmd/slipway build -f $(BUNDLE) --out $(OUT)
 
 test: needs
 	$(GO) run ./test/run
 
-bench: needs
+bench:
+	@bash test/needs.sh bench
 	$(GO) run ./test/run -bench
 
 lint:

@@ -35,12 +35,14 @@ const fetchTries = 5
 // Fetcher downloads files into a store, resumes what was interrupted and
 // refuses what is not named by its digest.
 type Fetcher struct {
-	Store  *store.Store
-	Parts  string // directory of unfinished downloads
-	Client *http.Client
-	Pause  time.Duration // before the second try; longer before each further one
-	Log    *slog.Logger
-	Report Report
+	Store *store.Store
+	Parts string // directory of unfinished downloads
+	// Offline refuses to download: what is not in the store is an error.
+	Offline bool
+	Client  *http.Client
+	Pause   time.Duration // before the second try; longer before each further one
+	Log     *slog.Logger
+	Report  Report
 }
 
 // Debs brings every package of the lock that is not in the store yet.
@@ -58,6 +60,9 @@ func (f *Fetcher) Debs(ctx context.Context, debs []lock.Deb) error {
 	}
 	if len(todo) == 0 {
 		return nil
+	}
+	if f.Offline {
+		return fmt.Errorf("%d Debian packages are not in the store, first %q %s: %w", len(todo), todo[0].Name, todo[0].Version, fs.ErrNotExist)
 	}
 	step := fmt.Sprintf("downloading %d Debian packages", len(todo))
 	f.Report(step, 0, total)

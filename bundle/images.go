@@ -152,9 +152,19 @@ func (m *ImageMaker) packageLayer(ctx context.Context, set string, debs []lock.D
 	return m.layer(ctx, names, entries)
 }
 
-// UnpackDeb decodes a package of the lock out of the store.
+// UnpackDeb decodes a package of the lock out of the store. It may become twice
+// as large as the signed index says (tar adds half a kilobyte to each name) and
+// 64 MiB: a small file that grows without end is refused soon.
 func UnpackDeb(u *deb.Unpacker, s *store.Store, d lock.Deb) (*deb.Archive, error) {
-	return u.Unpack(d.Name+"_"+d.Version, string(d.SHA256), func() (io.ReadCloser, error) { return s.Open(d.SHA256) })
+	p, err := deb.ParseStanza(d.Control)
+	if err != nil {
+		return nil, fmt.Errorf("package %q of the lock: %w", d.Name, err)
+	}
+	bounded := *u
+	if p.InstalledSize > 0 {
+		bounded.Limit = 2*p.InstalledSize + 64<<20
+	}
+	return bounded.Unpack(d.Name+"_"+d.Version, string(d.SHA256), func() (io.ReadCloser, error) { return s.Open(d.SHA256) })
 }
 
 // merged are Debian's usr-merge symlinks, which base-files brings to a system

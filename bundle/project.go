@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,6 +29,7 @@ type Project struct {
 	Lock   string // slipway.lock
 	Bundle *configs.Bundle
 	Digest lock.Digest // of bundle.yaml's bytes
+	Basis  lock.Digest // of what in it decides the lock
 	Store  *store.Store
 	Unpack *deb.Unpacker
 
@@ -35,6 +37,7 @@ type Project struct {
 	compiler *Compiler
 	maker    *ImageMaker
 	report   Report
+	offline  bool
 }
 
 // Options say where a project finds and keeps things.
@@ -43,6 +46,7 @@ type Options struct {
 	Cache      string // directory shared by all bundles
 	Source     string // slipway's own source
 	AptDir     string // of this machine: /etc/apt
+	Offline    bool   // use what is here and refuse the network
 	Log        *slog.Logger
 	Report     Report
 }
@@ -65,21 +69,34 @@ func Open(o Options) (*Project, error) {
 	if err := os.MkdirAll(un.Cache, 0o755); err != nil {
 		return nil, err
 	}
-	f := &Fetcher{Store: s, Parts: filepath.Join(o.Cache, "parts"), Client: &http.Client{}, Pause: time.Second, Log: o.Log, Report: o.Report}
-	g := &gobuild.Builder{Cache: filepath.Join(o.Cache, "programs"), Log: o.Log, Progress: func(m gobuild.Module, a arch.Arch, packages int) {
+	f := &Fetcher{Store: s, Parts: filepath.Join(o.Cache, "parts"), Client: &http.Client{}, Pause: time.Second, Offline: o.Offline, Log: o.Log, Report: o.Report}
+	g := &gobuild.Builder{Cache: filepath.Join(o.Cache, "programs"), Log: o.Log, Offline: o.Offline, Progress: func(m gobuild.Module, a arch.Arch, packages int) {
 		o.Report(fmt.Sprintf("compiling %s %s for %s", m.Path, m.Version, a), int64(packages), CountPackages)
 	}}
-	return &Project{File: o.File, Lock: o.Lock, Bundle: b, Digest: lock.SumBytes(raw), Store: s, Unpack: un, report: o.Report,
-		resolver: &Resolver{Fetch: f, AptDir: o.AptDir, Report: o.Report},
+	basis, err := basisOf(b)
+	if err != nil {
+		return nil, err
+	}
+	return &Project{File: o.File, Lock: o.Lock, Bundle: b, Digest: lock.SumBytes(raw), Basis: basis, Store: s, Unpack: un, report: o.Report, offline: o.Offline,
+		resolver: &Resolver{Fetch: f, AptDir: o.AptDir, Dir: filepath.Dir(o.File), Report: o.Report},
 		compiler: &Compiler{Go: g, Source: o.Source, Log: o.Log, Report: o.Report},
 		maker:    &ImageMaker{Dir: filepath.Join(o.Cache, "layers"), Store: s, Unpack: un, Go: g, Report: o.Report}}, nil
+}
+
+// basisOf digests the parts of a bundle that say what to fetch and to compile.
+// How images are written, the kernel's arguments and comments are none of them:
+// to change these needs no new lock.
+func basisOf(b *configs.Bundle) (lock.Digest, error) {
+	s := b.Spec
+	raw, err := json.Marshal([]any{s.Architectures, s.Debian, s.Kubernetes, s.Components, s.Images})
+	return lock.SumBytes(raw), err
 }
 
 // StaleError says that the lock was made from another bundle.yaml.
 type StaleError struct{ Lock, File string }
 
 func (e *StaleError) Error() string {
-	return fmt.Sprintf("%s was made from another %s", e.Lock, e.File)
+	return fmt.Sprintf("%s was made for other contents than %s asks for", e.Lock, e.File)
 }
 
 // Hint names the command that makes the lock anew.
@@ -94,7 +111,7 @@ func (p *Project) Locked() (*lock.Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.Config != p.Digest {
+	if l.Config != p.Basis {
 		return nil, &StaleError{Lock: p.Lock, File: p.File}
 	}
 	return l, nil
@@ -111,7 +128,7 @@ func (p *Project) MakeLock(ctx context.Context) (*lock.Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lock.Lock{Format: lock.LockFormat, Config: p.Digest, Resolved: res.Date.UTC(), Toolchain: tool, Debs: res.Debs}
+	l := &lock.Lock{Format: lock.LockFormat, Config: p.Basis, Resolved: res.Date.UTC(), Toolchain: tool, Debs: res.Debs}
 	for _, a := range p.Bundle.Spec.Architectures {
 		parts, err := p.parts(ctx, l.Debs, a)
 		if err != nil {
@@ -147,6 +164,9 @@ type Parts struct {
 func (p *Project) Fetch(ctx context.Context, l *lock.Lock, a arch.Arch) (*Parts, error) {
 	parts, err := p.parts(ctx, l.Debs, a)
 	if err != nil {
+		if IsMissing(err) && p.offline {
+			return nil, &hinted{err, fmt.Sprintf("run `slipway fetch -f %s` where the network is", p.File)}
+		}
 		return nil, err
 	}
 	parts.Built = l.Resolved
@@ -167,6 +187,56 @@ func (p *Project) parts(ctx context.Context, debs []lock.Deb, a arch.Arch) (*Par
 		return nil, err
 	}
 	return &Parts{Arch: a, Debs: mine, Programs: progs, Images: imgs}, nil
+}
+
+// Verify reads everything that the lock names for an architecture and compares
+// digests; it returns how many items and bytes it read, and every problem.
+func (p *Project) Verify(ctx context.Context, l *lock.Lock, a arch.Arch) (items int, bytes int64, err error) {
+	parts, err := p.Fetch(ctx, l, a)
+	if err != nil {
+		return 0, 0, err
+	}
+	var errs []error
+	one := func(what, path string, size int64, want lock.Digest) {
+		items++
+		bytes += size
+		p.report("verifying "+a.String(), bytes, 0)
+		errs = append(errs, verifyFile(what, path, size, want))
+	}
+	for _, d := range parts.Debs {
+		one(fmt.Sprintf("package %q %s", d.Name, d.Version), p.Store.Path(d.SHA256), d.Size, d.SHA256)
+	}
+	for _, g := range parts.Programs {
+		one(fmt.Sprintf("program %q", g.Name), g.Path, g.Size, g.SHA256)
+	}
+	seen := map[lock.Digest]bool{}
+	for _, img := range parts.Images {
+		for _, layer := range img.Layers {
+			if seen[layer.SHA256] {
+				continue
+			}
+			seen[layer.SHA256] = true
+			one(fmt.Sprintf("a layer of image %q", img.Ref), layer.File, layer.Size, layer.SHA256)
+		}
+	}
+	return items, bytes, errors.Join(errs...)
+}
+
+func verifyFile(what, path string, size int64, want lock.Digest) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	defer f.Close()
+	got, n, err := lock.Sum(f)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %s: %w", what, path, err)
+	case n != size || got != want:
+		return &hinted{fmt.Errorf("%s: %s: digest mismatch: got %s (%d bytes), want %s (%d bytes)", what, path, got, n, want, size),
+			"delete that file and run `slipway fetch` again"}
+	}
+	return nil
 }
 
 func (p *Project) samePrograms(ctx context.Context, l *lock.Lock, parts *Parts) error {

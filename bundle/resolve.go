@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -52,12 +53,15 @@ const (
 type Resolver struct {
 	Fetch  *Fetcher
 	AptDir string // of this machine: /etc/apt
+	Dir    string // of bundle.yaml
 	Report Report
 }
 
 // archive is one suite of one repository.
 type archive struct {
 	base, suite string
+	components  []string
+	keyring     []byte
 	optional    bool // a mirror without it is no error
 }
 
@@ -73,17 +77,13 @@ func (r *Resolver) Packages(ctx context.Context, b *configs.Bundle) (*Resolved, 
 	if err != nil {
 		return nil, err
 	}
-	keyring, err := readKeyring(b.Spec.Debian.Keyring)
-	if err != nil {
-		return nil, err
-	}
 	indexes := map[arch.Arch]*deb.Index{}
 	for _, a := range b.Spec.Architectures {
 		indexes[a] = deb.NewIndex(a)
 	}
 	out := &Resolved{}
 	for _, ar := range archives {
-		date, err := r.load(ctx, ar, b.Spec.Debian.Components, keyring, indexes)
+		date, err := r.load(ctx, ar, indexes)
 		if err != nil {
 			return nil, fmt.Errorf("suite %q: %w", ar.suite, err)
 		}
@@ -109,9 +109,22 @@ func (r *Resolver) archives(d configs.Debian) ([]archive, error) {
 			return nil, &hinted{err, "name a mirror in bundle.yaml: spec.debian.mirror"}
 		}
 	}
-	out := []archive{{m.Main, d.Suite, false}, {m.Main, d.Suite + "-updates", true}}
+	keyring, err := r.readKeyring(d.Keyring)
+	if err != nil {
+		return nil, err
+	}
+	out := []archive{{m.Main, d.Suite, d.Components, keyring, false}, {m.Main, d.Suite + "-updates", d.Components, keyring, true}}
 	if m.Security != "" {
-		out = append(out, archive{m.Security, d.Suite + "-security", true})
+		out = append(out, archive{m.Security, d.Suite + "-security", d.Components, keyring, true})
+	}
+	for _, more := range d.Repositories {
+		ar := archive{cmp.Or(strings.TrimRight(more.URL, "/"), m.Main), more.Suite, more.Components, keyring, false}
+		if more.Keyring != "" {
+			if ar.keyring, err = r.readKeyring(more.Keyring); err != nil {
+				return nil, fmt.Errorf("repository %q: %w", more.Suite, err)
+			}
+		}
+		out = append(out, ar)
 	}
 	return out, nil
 }
@@ -119,9 +132,13 @@ func (r *Resolver) archives(d configs.Debian) ([]archive, error) {
 // keyrings are where Debian machines keep the archive's keys.
 var keyrings = []string{"/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"}
 
-func readKeyring(name string) ([]byte, error) {
+// readKeyring reads a keyring; a relative name is one beside bundle.yaml.
+func (r *Resolver) readKeyring(name string) ([]byte, error) {
 	names := keyrings
 	if name != "" {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(r.Dir, name)
+		}
 		names = []string{name}
 	}
 	var first error
@@ -137,7 +154,7 @@ func readKeyring(name string) ([]byte, error) {
 }
 
 // load reads one suite's signed index and adds its packages.
-func (r *Resolver) load(ctx context.Context, ar archive, components []string, keyring []byte, into map[arch.Arch]*deb.Index) (time.Time, error) {
+func (r *Resolver) load(ctx context.Context, ar archive, into map[arch.Arch]*deb.Index) (time.Time, error) {
 	r.Report("reading the package index of "+ar.suite, 0, 0)
 	dist := ar.base + "/dists/" + ar.suite + "/"
 	raw, err := r.Fetch.get(ctx, dist+"InRelease", maxRelease)
@@ -147,12 +164,12 @@ func (r *Resolver) load(ctx context.Context, ar archive, components []string, ke
 		}
 		return time.Time{}, err
 	}
-	rel, err := deb.ParseRelease(raw, keyring, time.Now())
+	rel, err := deb.ParseRelease(raw, ar.keyring, time.Now())
 	if err != nil {
 		return time.Time{}, err
 	}
 	for a, index := range into {
-		for _, comp := range components {
+		for _, comp := range ar.components {
 			pkgs, err := r.list(ctx, dist, rel, comp, a)
 			if err != nil {
 				return time.Time{}, err

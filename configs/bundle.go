@@ -62,6 +62,17 @@ type Debian struct {
 	Optional   map[string][]Package `json:"optional,omitempty"`   // likewise: groups that Enable has to name
 	Enable     []string             `json:"enable,omitempty"`     // groups of Optional that go into the root
 	Exclude    []Exclude            `json:"exclude,omitempty"`    // from the root file system; images are not affected
+	// Repositories are further sources; of several versions the newest is taken.
+	Repositories []Repository `json:"repositories,omitempty"`
+}
+
+// Repository is a signed apt repository besides the suite with its updates and
+// security suites: another suite of the mirror, or a vendor's own archive.
+type Repository struct {
+	URL        string   `json:"url,omitempty"` // empty: the mirror
+	Suite      string   `json:"suite"`         // "trixie-backports"
+	Components []string `json:"components"`
+	Keyring    string   `json:"keyring,omitempty"` // file, relative to bundle.yaml; empty: the suite's
 }
 
 // All returns the packages of every group, of the optional ones those that are
@@ -256,24 +267,21 @@ func (s *BundleSpec) checkArchitectures(a at) {
 }
 
 func (d *Debian) check(a at) {
-	a.key("suite").must(d.Suite, func(s string) error {
-		if !matches(`[a-z][a-z0-9.-]*`, s) {
-			return fmt.Errorf("%q is not the name of a suite, such as %q", s, "trixie")
-		}
-		return nil
-	})
-	a.key("mirror").may(d.Mirror, func(s string) error {
-		u, err := url.Parse(s)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return fmt.Errorf("%q: want an http or https URL, such as %q", s, "http://mirror.example/debian")
-		}
-		if u.User != nil {
-			return errors.New("the URL holds a password: the lock would publish it")
-		}
-		return nil
-	})
+	a.key("suite").must(d.Suite, suiteName)
+	a.key("mirror").may(d.Mirror, mirrorURL)
 	for i, c := range d.Components {
 		a.key("components").item(i).oneOf(c, "main", "contrib", "non-free", "non-free-firmware")
+	}
+	for i, r := range d.Repositories {
+		here := a.key("repositories").item(i)
+		here.key("url").may(r.URL, mirrorURL)
+		here.key("suite").must(r.Suite, suiteName)
+		if len(r.Components) == 0 {
+			here.key("components").missing().Hint = "Debian's own is main"
+		}
+		if r.URL != "" && r.Keyring == "" {
+			here.key("keyring").errorf("missing: nothing else says whom to trust there").Hint = "keep the vendor's key next to bundle.yaml"
+		}
 	}
 	if len(d.All()) == 0 {
 		a.key("packages").missing().Hint = "name at least one package: packages: {base: [base-files]}"
@@ -312,6 +320,24 @@ func (d *Debian) checkEnable(a at) {
 		}
 		here.errorf("%s", msg)
 	}
+}
+
+func suiteName(s string) error {
+	if !matches(`[a-z][a-z0-9./-]*`, s) || strings.Contains(s, "..") {
+		return fmt.Errorf("%q is not the name of a suite, such as %q", s, "trixie")
+	}
+	return nil
+}
+
+func mirrorURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("%q: want an http or https URL, such as %q", s, "http://mirror.example/debian")
+	}
+	if u.User != nil {
+		return errors.New("the URL holds a password: the lock would publish it")
+	}
+	return nil
 }
 
 // checkExclude returns where each name is excluded.

@@ -18,6 +18,8 @@ func parse(t *testing.T, kind, name string, data []byte) (v any, warnings []Prob
 	switch kind {
 	case "bundle":
 		v, err = ParseBundle(name, data)
+	case "cluster":
+		v, err = ParseCluster(name, data)
 	case "user-data":
 		u, e := ParseUserData(name, data)
 		if u != nil {
@@ -118,7 +120,7 @@ func TestGood(t *testing.T) {
 // The examples parse without a warning.
 func TestExamples(t *testing.T) {
 	for file, kind := range map[string]string{
-		"bundle.yaml": "bundle", "user-data": "user-data", "meta-data": "meta-data", "network-config": "network-config",
+		"bundle.yaml": "bundle", "cluster.yaml": "cluster", "user-data": "user-data", "meta-data": "meta-data", "network-config": "network-config",
 	} {
 		data, err := os.ReadFile(filepath.Join("examples", file))
 		if err != nil {

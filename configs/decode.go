@@ -54,6 +54,9 @@ func (d *document) fits(a at, v any, t reflect.Type) bool {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
+	if t.Kind() == reflect.Interface { // a part that somebody else reads
+		return true
+	}
 	if v == nil {
 		if k := t.Kind(); k != reflect.Slice && k != reflect.Map && k != reflect.Struct {
 			a.errorf("has no value").Hint = "give it one or remove the key"
@@ -72,6 +75,9 @@ func (d *document) fits(a at, v any, t reflect.Type) bool {
 		d.fitMapping(a, v, form)
 	case []any:
 		for i, item := range v {
+			if _, empty := reflect.Zero(form.Elem()).Interface().(interface{ nullable() }); item == nil && empty {
+				continue
+			}
 			if item == nil {
 				a.item(i).errorf("an empty list item")
 			} else if !d.fits(a.item(i), item, form.Elem()) {

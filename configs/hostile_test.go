@@ -20,6 +20,7 @@ func TestHostile(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ in, want string }{
 		"too long":      {strings.Repeat("#", maxBytes+1), "1048577 bytes long, the limit is 1048576"},
+		"10 MB value":   {"a: " + strings.Repeat("x", 10<<20), "10485763 bytes long, the limit is 1048576"},
 		"many tokens":   {strings.Repeat("a: 1\n", 10_000), "more than 20000 YAML tokens"},
 		"flow nesting":  {strings.Repeat("[", maxTokens-1), "levels deep"},
 		"block nesting": {strings.Repeat("- ", maxTokens/2) + "a", "levels deep"},

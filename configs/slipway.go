@@ -12,10 +12,34 @@ type Slipway struct {
 	Role       Role        `json:"role,omitempty"`
 	Endpoint   string      `json:"endpoint,omitempty"` // "host" or "host:port" of the API server; empty: a single node
 	Kubernetes ClusterNets `json:"kubernetes,omitzero"`
+	// State is the label of an ext4 volume that keeps what the node becomes over
+	// restarts: /etc, /usr/local, /var, /root, /home. Empty: memory, a restart begins anew.
+	State   string  `json:"state,omitempty"`
+	Install Install `json:"install,omitzero"`
+	Hooks   Hooks   `json:"hooks,omitzero"`
+	// Kubeadm changes the documents that kubeadm is given.
+	Kubeadm Patches `json:"kubeadm,omitzero"`
+	// Kubelet is a shorter way to write kubeadm.KubeletConfiguration.
+	Kubelet Patch `json:"kubelet,omitempty"`
+}
+
+// Install says which disk the node is installed on, once it can be.
+type Install struct {
+	Disk string `json:"disk,omitempty"` // path, best one from /dev/disk/by-id
+	Wipe bool   `json:"wipe,omitempty"` // the disk may hold something else, which is lost
+}
+
+// Hooks are commands at points that cloud-init does not know.
+type Hooks struct {
+	BeforeInstall []Command `json:"beforeInstall,omitempty"`
+	ClusterReady  []Command `json:"clusterReady,omitempty"` // the node is Ready; before runcmd
+	Done          []Command `json:"done,omitempty"`         // after final_message
 }
 
 // Role is what a node does in its cluster.
 type Role string
+
+func (Role) words() []string { return []string{string(RoleControlPlane), string(RoleWorker)} }
 
 // The roles.
 const (
@@ -30,15 +54,29 @@ type ClusterNets struct {
 	DNSDomain     string       `json:"dnsDomain,omitempty"`    // default cluster.local
 }
 
-func (Slipway) notes() map[string]note {
-	return each(note{text: "not supported yet: a node runs from its boot medium", hint: "remove it"}, "install")
+// check warns of what is understood and cannot be done yet.
+func (i *Install) check(a at) {
+	if !a.set() {
+		return
+	}
+	a.key("disk").must(i.Disk, devicePath)
+	a.onKey().warnf("has no effect yet: the node runs from its boot medium")
+}
+
+func (h *Hooks) check(a at) {
+	if len(h.BeforeInstall) > 0 {
+		a.key("beforeInstall").onKey().warnf("has no effect yet: the node runs from its boot medium")
+	}
 }
 
 func (s *Slipway) setDefaults() {
 	if s.Role == "" && s.Endpoint == "" {
 		s.Role = RoleControlPlane
 	}
-	k := &s.Kubernetes
+	s.Kubernetes.setDefaults()
+}
+
+func (k *ClusterNets) setDefaults() {
 	if !k.PodSubnet.IsValid() {
 		k.PodSubnet = netip.MustParsePrefix("10.244.0.0/16")
 	}
@@ -74,6 +112,19 @@ func (s *Slipway) check(a at) {
 		a.key("endpoint").errorf("missing: a worker has to know where the API server is").Hint = "write endpoint: <address of the control plane>"
 	}
 	s.Kubernetes.check(a.key("kubernetes"))
+	a.key("state").may(s.State, func(s string) error {
+		if !matches(`[A-Za-z0-9_.-]{1,16}`, s) {
+			return fmt.Errorf("%q is not a volume label: want 1 to 16 letters, digits, _ . and -", s)
+		}
+		return nil
+	})
+	s.Install.check(a.key("install"))
+	s.Hooks.check(a.key("hooks"))
+	s.Kubeadm.check(a.key("kubeadm"))
+	s.Kubelet.check(a.key("kubelet"), "KubeletConfiguration")
+	if len(s.Kubelet) > 0 && len(s.Kubeadm.KubeletConfiguration) > 0 {
+		a.key("kubelet").onKey().errorf("kubeadm.KubeletConfiguration is there too: write one of the two")
+	}
 }
 
 func (k *ClusterNets) check(a at) {

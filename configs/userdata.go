@@ -2,9 +2,7 @@ package configs
 
 import (
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"strconv"
 	"strings"
 )
 
@@ -15,30 +13,41 @@ type UserData struct {
 	Identity
 	Access
 	Scripts
-	NTP          NTP        `json:"ntp,omitzero"`
-	CACerts      CACerts    `json:"ca_certs,omitzero"`
-	Timezone     string     `json:"timezone,omitempty"` // name below /usr/share/zoneinfo: "Europe/Berlin"
-	FinalMessage string     `json:"final_message,omitempty"`
-	PowerState   PowerState `json:"power_state,omitzero"`
-	Slipway      Slipway    `json:"slipway,omitzero"`
+	Storage
+	Services
+	Messages
+	Merging
+	Slipway Slipway `json:"slipway,omitzero"`
 	// Warnings names keys of cloud-init that are read but have no effect.
 	Warnings []Problem `json:"-"`
 }
 
-// Identity is how the node is called.
-type Identity struct {
-	Hostname       string    `json:"hostname,omitempty"` // RFC 1123, lower case
-	FQDN           string    `json:"fqdn,omitempty"`
-	ManageEtcHosts HostsMode `json:"manage_etc_hosts,omitempty"`
+// Services are what runs beside the cluster, and what it relies on.
+type Services struct {
+	NTP        NTP         `json:"ntp,omitzero"`
+	CACerts    CACerts     `json:"ca_certs,omitzero"`
+	OldCACerts *oldCACerts `json:"ca-certs,omitempty"` // nil after parsing: CACerts has it
+	Timezone   string      `json:"timezone,omitempty"` // name below /usr/share/zoneinfo: "Europe/Berlin"
 }
 
-// HostsMode is manage_etc_hosts: "true", "false" or "localhost"; empty is "false".
-type HostsMode string
+// Messages is the end of the configuration.
+type Messages struct {
+	// FinalMessage may hold $version, $timestamp, $uptime and $datasource.
+	FinalMessage string     `json:"final_message,omitempty"`
+	PowerState   PowerState `json:"power_state,omitzero"`
+}
+
+// Merging is how this config and vendor-data become one.
+type Merging struct {
+	MergeHow   MergeRules `json:"merge_how,omitempty"`
+	MergeType  MergeRules `json:"merge_type,omitempty"` // the same; merge_how wins
+	VendorData VendorData `json:"vendor_data,omitzero"`
+}
 
 // Scripts is what is written and run on the node.
 type Scripts struct {
 	WriteFiles []WriteFile `json:"write_files,omitempty"`
-	BootCmd    []Command   `json:"bootcmd,omitempty"` // before the network, at every boot
+	BootCmd    []Command   `json:"bootcmd,omitempty"` // before anything else is applied, at every boot
 	RunCmd     []Command   `json:"runcmd,omitempty"`  // once, after everything else
 }
 
@@ -49,38 +58,6 @@ type Command struct {
 	Argv  []string
 }
 
-// NTP says where time comes from.
-type NTP struct {
-	Enabled *bool    `json:"enabled,omitempty"` // nil is true
-	Servers []string `json:"servers,omitempty"` // names or addresses
-	Pools   []string `json:"pools,omitempty"`
-}
-
-// CACerts adds certificates to those the node trusts.
-type CACerts struct {
-	RemoveDefaults bool     `json:"remove_defaults,omitempty"`
-	Trusted        []string `json:"trusted,omitempty"` // each one or more PEM certificates
-}
-
-// PowerState turns the machine off or restarts it once it is configured.
-type PowerState struct {
-	Mode      string    `json:"mode,omitempty"` // "poweroff", "halt" or "reboot"; empty: nothing happens
-	Delay     Delay     `json:"delay,omitempty"`
-	Message   string    `json:"message,omitempty"`
-	Timeout   int       `json:"timeout,omitempty"` // seconds to wait for the end of the configuration
-	Condition Condition `json:"condition,omitzero"`
-}
-
-// Delay is in minutes; "now" is 0.
-type Delay int
-
-// Condition decides whether a power state is entered: unless Never is set, and
-// if Command is set only when it exits with 0.
-type Condition struct {
-	Never   bool
-	Command *Command
-}
-
 // ParseUserData reads user-data strictly, fills in defaults and checks it. An
 // error is a Problems with everything found. Keys of cloud-init that slipway
 // does not act on yet are in Warnings; keys that need the internet are refused.
@@ -89,6 +66,11 @@ func ParseUserData(name string, data []byte) (*UserData, error) {
 	if !d.isCloudConfig() || !d.read() {
 		return nil, d.err()
 	}
+	return d.userData()
+}
+
+// userData makes a document that was read a config.
+func (d *document) userData() (*UserData, error) {
 	var u UserData
 	if !d.decode(&u) {
 		return nil, d.err()
@@ -141,10 +123,10 @@ func (u *UserData) check(a at) {
 	u.Identity.check(a)
 	u.Access.check(a)
 	u.Scripts.check(a)
+	u.Storage.check(a)
 	u.NTP.check(a.key("ntp"))
-	for i, c := range u.CACerts.Trusted {
-		a.key("ca_certs").key("trusted").item(i).must(strings.TrimSpace(c), certificates)
-	}
+	u.CACerts.check(a.key("ca_certs"))
+	u.takeOld(a)
 	a.key("timezone").may(u.Timezone, func(s string) error {
 		if !matches(`[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*`, s) {
 			return fmt.Errorf("%q is not a time zone, such as %q", s, "Europe/Berlin")
@@ -153,28 +135,6 @@ func (u *UserData) check(a at) {
 	})
 	u.PowerState.check(a.key("power_state"))
 	u.Slipway.check(a.key("slipway"))
-}
-
-func (i *Identity) check(a at) {
-	// HOST_NAME_MAX of Linux is 64.
-	a.key("hostname").may(i.Hostname, func(s string) error { return dnsName(s, 64) })
-	a.key("fqdn").may(i.FQDN, func(s string) error { return dnsName(s, 253) })
-	short, _, _ := strings.Cut(i.FQDN, ".")
-	if i.Hostname != "" && i.FQDN != "" && i.Hostname != short && i.Hostname != i.FQDN {
-		a.key("fqdn").errorf("%q does not begin with the hostname %q", i.FQDN, i.Hostname)
-	}
-}
-
-func (HostsMode) forms() []any { return []any{false, ""} }
-
-// UnmarshalJSON reads true, false or "localhost".
-func (h *HostsMode) UnmarshalJSON(b []byte) error {
-	s := strings.Trim(string(b), `"`)
-	if s != "true" && s != "false" && s != "localhost" {
-		return fmt.Errorf("want true, false or localhost, got %q", s)
-	}
-	*h = HostsMode(s)
-	return nil
 }
 
 func (s *Scripts) check(a at) {
@@ -222,91 +182,4 @@ func (c Command) MarshalJSON() ([]byte, error) {
 		return json.Marshal(c.Argv)
 	}
 	return json.Marshal(c.Shell)
-}
-
-func (NTP) notes() map[string]note {
-	return each(later(), "allow", "config", "ntp_client", "peers")
-}
-
-func (n *NTP) check(a at) {
-	for key, hosts := range map[string][]string{"servers": n.Servers, "pools": n.Pools} {
-		for i, h := range hosts {
-			here := a.key(key).item(i)
-			here.must(h, host)
-			if h == "pool.ntp.org" || strings.HasSuffix(h, ".pool.ntp.org") {
-				here.warnf("%q is on the internet: a node without it gets no time from there", h)
-			}
-		}
-	}
-}
-
-func (CACerts) notes() map[string]note {
-	return each(note{text: "an old spelling", hint: "write remove_defaults"}, "remove-defaults")
-}
-
-// certificates checks PEM text as far as its frame.
-func certificates(s string) error {
-	n := 0
-	for rest := []byte(s); ; n++ {
-		var b *pem.Block
-		if b, rest = pem.Decode(rest); b == nil {
-			if n == 0 || strings.Contains(string(rest), "-----") {
-				return fmt.Errorf("not a PEM certificate (-----BEGIN CERTIFICATE-----)")
-			}
-			return nil
-		}
-		if b.Type != "CERTIFICATE" {
-			return fmt.Errorf("want a CERTIFICATE in PEM, got a %s", b.Type)
-		}
-	}
-}
-
-func (p *PowerState) check(a at) {
-	if !a.set() {
-		return
-	}
-	if p.Mode == "" {
-		a.key("mode").missing()
-	}
-	a.key("mode").oneOf(p.Mode, "poweroff", "halt", "reboot")
-	if p.Timeout < 0 {
-		a.key("timeout").errorf("want 0 or more seconds, got %d", p.Timeout)
-	}
-}
-
-func (Delay) forms() []any { return []any{"", 0} }
-
-// UnmarshalJSON reads "now", "+5", "5" or 5: minutes, as shutdown(8) does.
-func (d *Delay) UnmarshalJSON(b []byte) error {
-	s := strings.Trim(string(b), `"`)
-	n, err := strconv.ParseUint(strings.TrimPrefix(s, "+"), 10, 31)
-	if s != "now" && err != nil {
-		return fmt.Errorf("want now or minutes such as +5, got %q", s)
-	}
-	*d = Delay(n)
-	return nil
-}
-
-func (Condition) forms() []any { return []any{false, "", []string(nil)} }
-
-// UnmarshalJSON reads true, false or a command.
-func (c *Condition) UnmarshalJSON(b []byte) error {
-	*c = Condition{}
-	switch string(b) {
-	case "true", "null":
-	case "false":
-		c.Never = true
-	default:
-		c.Command = new(Command)
-		return c.Command.UnmarshalJSON(b)
-	}
-	return nil
-}
-
-// MarshalJSON writes what UnmarshalJSON reads.
-func (c Condition) MarshalJSON() ([]byte, error) {
-	if c.Command == nil {
-		return json.Marshal(!c.Never)
-	}
-	return json.Marshal(c.Command)
 }

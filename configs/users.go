@@ -1,26 +1,19 @@
 package configs
 
 import (
-	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
-// Access is who may log in.
-type Access struct {
-	// SSHAuthorizedKeys are for the default user.
-	SSHAuthorizedKeys []string `json:"ssh_authorized_keys,omitempty"`
-	Users             []User   `json:"users,omitempty"`
-}
-
 // User is an account to create, or, when Default is set, the entry "default"
-// that stands for the distribution's own user.
+// that stands for the default user.
 type User struct {
 	Default bool `json:"-"`
 	Account
+	Home
 	Login
 }
 
@@ -28,25 +21,49 @@ type User struct {
 type Account struct {
 	Name         string `json:"name"`
 	Gecos        string `json:"gecos,omitempty"`
-	UID          *int   `json:"uid,omitempty"` // nil: the next free one
+	UID          *ID    `json:"uid,omitempty"` // nil: the next free one
 	PrimaryGroup string `json:"primary_group,omitempty"`
 	Groups       List   `json:"groups,omitempty"`
-	Homedir      string `json:"homedir,omitempty"`
-	Shell        string `json:"shell,omitempty"`
+	CreateGroups *bool  `json:"create_groups,omitempty"` // nil is true
+	NoUserGroup  bool   `json:"no_user_group,omitempty"` // the primary group is users
 	System       bool   `json:"system,omitempty"`
+}
+
+// Home is where a user starts.
+type Home struct {
+	Homedir      string `json:"homedir,omitempty"` // default /home/<name>
+	Shell        string `json:"shell,omitempty"`   // default /bin/bash
 	NoCreateHome bool   `json:"no_create_home,omitempty"`
+	NoLogInit    bool   `json:"no_log_init,omitempty"` // nothing to do: the node keeps no lastlog
 }
 
 // Login is how a user gets in and what they may do.
 type Login struct {
 	SSHAuthorizedKeys []string `json:"ssh_authorized_keys,omitempty"`
-	LockPasswd        *bool    `json:"lock_passwd,omitempty"` // nil is true
-	Passwd            string   `json:"passwd,omitempty"`      // crypt(5) hash
+	LockPasswd        *bool    `json:"lock_passwd,omitempty"`   // nil is true
+	Passwd            string   `json:"passwd,omitempty"`        // crypt(5) hash, for a new account
+	HashedPasswd      string   `json:"hashed_passwd,omitempty"` // the same, for one that exists too
+	PlainTextPasswd   string   `json:"plain_text_passwd,omitempty"`
+	ExpireDate        Date     `json:"expiredate,omitempty"`
+	Inactive          *ID      `json:"inactive,omitempty"` // days after a password expired
 	Sudo              Sudo     `json:"sudo,omitempty"`
+	Doas              []string `json:"doas,omitempty"` // lines of doas.conf(5)
 }
+
+// DefaultUser is the top-level key user: a name, or all that a user has.
+type DefaultUser User
+
+// ID is a number that YAML may also write as a string.
+type ID int
+
+// Date is a day as "2030-12-31".
+type Date string
 
 // List is a list of names, in YAML also one string with commas between them.
 type List []string
+
+// UserList is users; in YAML also one string with names between commas.
+type UserList []User
 
 // Sudo holds sudoers rules without the user name: "ALL=(ALL) NOPASSWD:ALL". In
 // YAML it is a string, a list of strings, or false.
@@ -55,35 +72,42 @@ type Sudo []string
 // userFields is a User as a mapping.
 type userFields struct {
 	Account
+	Home
 	Login
 }
 
 func (User) forms() []any { return []any{userFields{}, ""} }
 
+func (DefaultUser) forms() []any { return []any{userFields{}, ""} }
+
+func (UserList) forms() []any { return []any{[]User(nil), ""} }
+
 func (userFields) notes() map[string]note {
 	return join(
-		each(note{text: "asks the internet, which a node never does", hint: "write the keys under ssh_authorized_keys"}, "ssh_import_id"),
-		each(note{text: "a password in clear text is refused", hint: "make a hash with openssl passwd -6 and write it as passwd"}, "plain_text_passwd"),
-		each(later(), "create_groups", "doas", "expiredate", "hashed_passwd", "inactive", "no_log_init", "no_user_group",
-			"selinux_user", "snapuser", "ssh_redirect_user"),
+		each(note{text: "asks the internet, which a node never does", hint: "write the keys under ssh_authorized_keys"}, "ssh_import_id", "snapuser"),
+		each(note{warning: true, text: "has no effect: the node runs no SELinux"}, "selinux_user"),
+		each(note{text: "is not done: nobody is sent from one account to another", hint: "give the user ssh_authorized_keys, or leave the user out"}, "ssh_redirect_user"),
 	)
 }
 
-// UnmarshalJSON reads a mapping or "default".
+// UnmarshalJSON reads a mapping, "default", or "name" for an account with
+// nothing but defaults.
 func (u *User) UnmarshalJSON(b []byte) error {
 	*u = User{}
 	if b[0] == '"' {
-		if string(b) != `"default"` {
-			return fmt.Errorf("got %s: the only user written as a string is default", b)
+		if err := json.Unmarshal(b, &u.Name); err != nil {
+			return err
 		}
-		u.Default = true
+		if u.Name == "default" {
+			*u = User{Default: true}
+		}
 		return nil
 	}
 	var f userFields
 	if err := json.Unmarshal(b, &f); err != nil {
 		return err
 	}
-	u.Account, u.Login = f.Account, f.Login
+	u.Account, u.Home, u.Login = f.Account, f.Home, f.Login
 	return nil
 }
 
@@ -92,7 +116,33 @@ func (u User) MarshalJSON() ([]byte, error) {
 	if u.Default {
 		return json.Marshal("default")
 	}
-	return json.Marshal(userFields{u.Account, u.Login})
+	return json.Marshal(userFields{u.Account, u.Home, u.Login})
+}
+
+// UnmarshalJSON reads a mapping or a name.
+func (u *DefaultUser) UnmarshalJSON(b []byte) error { return (*User)(u).UnmarshalJSON(b) }
+
+// MarshalJSON writes what UnmarshalJSON reads.
+func (u DefaultUser) MarshalJSON() ([]byte, error) { return User(u).MarshalJSON() }
+
+// UnmarshalJSON reads a list, or one string split at commas.
+func (l *UserList) UnmarshalJSON(b []byte) error {
+	if b[0] != '"' {
+		return json.Unmarshal(b, (*[]User)(l))
+	}
+	var names List
+	if err := names.UnmarshalJSON(b); err != nil {
+		return err
+	}
+	*l = nil
+	for _, n := range names {
+		u := User{Default: n == "default"}
+		if !u.Default {
+			u.Name = n
+		}
+		*l = append(*l, u)
+	}
+	return nil
 }
 
 func (List) forms() []any { return []any{[]string(nil), ""} }
@@ -133,13 +183,49 @@ func (s *Sudo) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]string)(s))
 }
 
-func (acc *Access) check(a at) {
-	checkKeys(a.key("ssh_authorized_keys"), acc.SSHAuthorizedKeys)
+func (ID) forms() []any { return []any{0, ""} }
+
+// UnmarshalJSON reads a number or a string of digits.
+func (n *ID) UnmarshalJSON(b []byte) error {
+	s := strings.Trim(string(b), `"`)
+	i, err := strconv.ParseInt(s, 10, 32)
+	if err != nil {
+		return fmt.Errorf("want a whole number up to %d, got %q", 1<<31-1, s)
+	}
+	*n = ID(i)
+	return nil
+}
+
+// Days counts from 1970-01-01, as shadow(5) does; "" is none.
+func (d Date) Days() (days int, ok bool) {
+	t, err := time.Parse(time.DateOnly, string(d))
+	if err != nil {
+		return 0, false
+	}
+	return int(t.Unix() / 86400), true
+}
+
+// DefaultName is the name of the default user: root unless user names another.
+func (acc *Access) DefaultName() string {
+	if acc.User != nil && acc.User.Name != "" {
+		return acc.User.Name
+	}
+	return "root"
+}
+
+func (acc *Access) checkUsers(a at) {
+	if acc.User != nil {
+		u := User(*acc.User)
+		u.check(a.key("user"))
+	}
 	names := map[string]int{}
 	for i, u := range acc.Users {
 		here := a.key("users").item(i)
 		if u.Default {
 			continue
+		}
+		if !here.set() { // users: "a,b"
+			here = a.key("users")
 		}
 		u.check(here)
 		if u.Name == "" {
@@ -154,7 +240,14 @@ func (acc *Access) check(a at) {
 }
 
 func (u *User) check(a at) {
-	a.key("name").must(u.Name, accountName)
+	if a.text() == u.Name && u.Name != "" && !a.key("name").set() {
+		a.must(u.Name, accountName)
+		if accountName(u.Name) == nil && suggest(u.Name, []string{"default"}) != "" {
+			a.errorf("%q: did you mean %q?", u.Name, "default").Hint = "write {name: " + u.Name + "} if that is the name"
+		}
+	} else {
+		a.key("name").must(u.Name, accountName)
+	}
 	a.key("primary_group").may(u.PrimaryGroup, accountName)
 	for i, g := range u.Groups {
 		place := a.key("groups")
@@ -163,7 +256,7 @@ func (u *User) check(a at) {
 		}
 		place.must(g, accountName)
 	}
-	if u.UID != nil && (*u.UID < 0 || *u.UID > 1<<31-1) {
+	if u.UID != nil && *u.UID < 0 {
 		a.key("uid").errorf("want 0 to %d, got %d", 1<<31-1, *u.UID)
 	}
 	if u.UID != nil && *u.UID == 0 && u.Name != "root" {
@@ -177,15 +270,47 @@ func (u *User) check(a at) {
 			a.key(key).errorf("holds a colon or a line break, which /etc/passwd cannot")
 		}
 	}
-	if u.Passwd != "" && !matches(`[!*]|!?\$[0-9a-z]+\$[^\s:]+`, u.Passwd) {
-		a.key("passwd").errorf("not a password hash").Hint = "make one with openssl passwd -6"
+	if u.PrimaryGroup != "" && u.NoUserGroup {
+		a.key("no_user_group").warnf("has no effect beside primary_group")
 	}
-	for _, rule := range u.Sudo {
+	u.Login.check(a, u.Name)
+}
+
+func (l *Login) check(a at, name string) {
+	for key, hash := range map[string]string{"passwd": l.Passwd, "hashed_passwd": l.HashedPasswd} {
+		if hash != "" && !matches(`[!*]|!?\$[0-9a-z]+\$[^\s:]+`, hash) {
+			a.key(key).errorf("not a password hash").Hint = "make one with openssl passwd -6"
+		}
+	}
+	if l.PlainTextPasswd != "" {
+		a.key("plain_text_passwd").clearText(l.PlainTextPasswd)
+		if l.HashedPasswd != "" {
+			a.key("plain_text_passwd").errorf("there is a hashed_passwd too: write one of the two")
+		}
+	}
+	if _, ok := l.ExpireDate.Days(); l.ExpireDate != "" && !ok {
+		a.key("expiredate").errorf("want a day such as %q, got %q", "2030-12-31", string(l.ExpireDate))
+	}
+	if l.Inactive != nil && *l.Inactive < 0 {
+		a.key("inactive").errorf("want 0 or more days, got %d", *l.Inactive)
+	}
+	for _, rule := range l.Sudo {
 		if strings.TrimSpace(rule) == "" || strings.Contains(rule, "\n") {
 			a.key("sudo").errorf("want rules of one line each, such as %q", "ALL=(ALL) NOPASSWD:ALL")
 		}
 	}
-	checkKeys(a.key("ssh_authorized_keys"), u.SSHAuthorizedKeys)
+	for i, rule := range l.Doas {
+		here := a.key("doas").item(i)
+		words := strings.Fields(rule)
+		switch {
+		case strings.Contains(rule, "\n"), len(words) < 2, words[0] != "permit" && words[0] != "deny":
+			here.errorf("want a rule of one line, such as %q", "permit nopass "+name)
+		// cloud-init refuses rules for somebody else in the same way.
+		case !strings.Contains(" "+rule+" ", " "+name+" "):
+			here.errorf("%q is not about %s", rule, name)
+		}
+	}
+	checkKeys(a.key("ssh_authorized_keys"), l.SSHAuthorizedKeys)
 }
 
 // accountName checks a user or group name as Debian's adduser takes it.
@@ -194,53 +319,4 @@ func accountName(s string) error {
 		return nil
 	}
 	return fmt.Errorf("%q is not an account name: want a lower-case letter, then letters, digits, - and _, 32 at most", s)
-}
-
-func checkKeys(a at, keys []string) {
-	for i, k := range keys {
-		a.item(i).must(strings.TrimSpace(k), sshKey)
-	}
-}
-
-// sshKey checks one line of authorized_keys (sshd(8)): options, a key type, the
-// key, which repeats its type (RFC 4253 section 6.6), a comment. The error
-// does not repeat the line, which may be a private key.
-func sshKey(s string) error {
-	switch {
-	case strings.Contains(s, "PRIVATE KEY"):
-		return fmt.Errorf("this is a private key: write the public one, from the file that ends in .pub")
-	case strings.ContainsAny(s, "\r\n"):
-		return fmt.Errorf("more than one line: want one key per list item")
-	}
-	types := []string{"ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
-		"sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com"}
-	fields := strings.Fields(s)
-	for i, f := range fields {
-		if !slices.Contains(types, f) {
-			continue
-		}
-		if i+1 == len(fields) {
-			return fmt.Errorf("no key after %q", f)
-		}
-		blob, err := base64.StdEncoding.DecodeString(fields[i+1])
-		parts := wireStrings(blob)
-		if err != nil || len(parts) < 2 || string(parts[0]) != f {
-			return fmt.Errorf("damaged %s key: copied in part?", f)
-		}
-		return nil
-	}
-	return fmt.Errorf("not an SSH public key: want a line such as %q", "ssh-ed25519 AAAA... name")
-}
-
-// wireStrings splits a key into its strings, each after its length in four
-// bytes (RFC 4251 section 5); nil when the lengths do not add up.
-func wireStrings(b []byte) (parts [][]byte) {
-	for len(b) > 0 {
-		if len(b) < 4 || uint64(len(b)-4) < uint64(binary.BigEndian.Uint32(b)) {
-			return nil
-		}
-		n := binary.BigEndian.Uint32(b)
-		parts, b = append(parts, b[4:4+n]), b[4+n:]
-	}
-	return parts
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/firstboot/blobs"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/firstboot/volume"
 	"slipway.dev/slipway/images/layout"
@@ -30,12 +31,17 @@ const maxConfig = 4 << 20
 // raw is a config as found.
 type raw struct {
 	source string            // "volume CIDATA on /dev/sdb"
-	files  map[string][]byte // user-data, meta-data, network-config
+	files  map[string][]byte // user-data, vendor-data, meta-data, network-config
 }
 
+// nocloudFiles are NoCloud's names; user-data comes first: without it there is no config.
+var nocloudFiles = []string{"user-data", "vendor-data", "meta-data", "network-config"}
+
+func isURL(s string) bool { return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") }
+
 func configPhase(ctx context.Context, n *Node) error {
-	if !slices.Contains([]string{"", "none", "medium", "cidata"}, n.Cmdline.Config) {
-		return report.Fail("SW-CMDLINE", "write none, medium or cidata", fmt.Errorf("slipway.config=%q is not known", n.Cmdline.Config))
+	if !slices.Contains([]string{"", "none", "medium", "cidata"}, n.Cmdline.Config) && !isURL(n.Cmdline.Config) {
+		return report.Fail("SW-CMDLINE", "write none, medium, cidata or a URL that ends in /", fmt.Errorf("slipway.config=%q is not known", n.Cmdline.Config))
 	}
 	r, err := n.findConfig(ctx)
 	if err != nil {
@@ -59,11 +65,14 @@ func (n *Node) findConfig(ctx context.Context) (raw, error) {
 	if n.Cmdline.Config == "none" {
 		return raw{source: "nowhere (slipway.config=none): defaults", files: map[string][]byte{"user-data": []byte("#cloud-config\n{}\n")}}, nil
 	}
+	if isURL(n.Cmdline.Config) {
+		return n.fetchConfig(ctx, n.Cmdline.Config)
+	}
 	began, told := time.Now(), 0*time.Second
 	for {
 		last, changed := n.drivers.block()
 		devs, _ := volume.List("/sys", "/dev")
-		r, err := n.look(devs, time.Since(last) >= settle)
+		r, err := n.look(ctx, devs, time.Since(last) >= settle)
 		if err != nil || r.files != nil {
 			return r, err
 		}
@@ -83,7 +92,7 @@ func (n *Node) findConfig(ctx context.Context) (raw, error) {
 }
 
 // look looks once at all sources.
-func (n *Node) look(devs []volume.Device, settled bool) (raw, error) {
+func (n *Node) look(ctx context.Context, devs []volume.Device, settled bool) (raw, error) {
 	if n.Cmdline.Config != "medium" {
 		found := whole(find(devs, "", layout.CIDATA))
 		if len(found) > 1 {
@@ -96,6 +105,13 @@ func (n *Node) look(devs []volume.Device, settled bool) (raw, error) {
 		if !settled || n.Cmdline.Config == "cidata" {
 			return raw{}, nil
 		}
+	}
+	if n.seed != nil {
+		r, err := n.fetchConfig(ctx, n.seed.Base+"/"+layout.Seed+"/")
+		if blobs.IsNotFound(err) {
+			return raw{}, nil // go on looking
+		}
+		return r, err
 	}
 	dir := filepath.Join(mediumDir, layout.Seed)
 	if _, err := os.Stat(dir); err != nil {
@@ -131,7 +147,7 @@ func readVolume(d volume.Device) (raw, error) {
 // readDir reads the files of NoCloud; user-data must be among them.
 func readDir(source, dir string) (raw, error) {
 	r := raw{source: source, files: map[string][]byte{}}
-	for _, name := range []string{"user-data", "meta-data", "network-config"} {
+	for _, name := range nocloudFiles {
 		st, err := os.Stat(filepath.Join(dir, name))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
@@ -154,7 +170,11 @@ func readDir(source, dir string) (raw, error) {
 
 // parse understands all files or none.
 func (n *Node) parse(r raw) error {
-	u, err := configs.ParseUserData("user-data", r.files["user-data"])
+	vendor := configs.File{Name: "vendor-data", Data: r.files["vendor-data"]}
+	if len(strings.TrimSpace(string(vendor.Data))) == 0 { // tools that write NoCloud volumes leave it empty
+		vendor.Data = nil
+	}
+	u, err := configs.ParseMerged(configs.File{Name: "user-data", Data: r.files["user-data"]}, vendor)
 	if err != nil {
 		return err
 	}
@@ -176,6 +196,6 @@ func (n *Node) parse(r raw) error {
 	for _, w := range append(slices.Clone(u.Warnings), meta.Warnings...) {
 		n.step("warning", w.Error(), nil)
 	}
-	n.User, n.Meta, n.Network = u, meta, net
+	n.User, n.Meta, n.Network, n.source = u, meta, net, r.source
 	return nil
 }

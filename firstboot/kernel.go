@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -57,10 +56,7 @@ func kernelPhase(_ context.Context, n *Node) error {
 	}
 	n.own("kernel", "reaper", func(ctx context.Context) { n.Children.Reap(ctx, n.log) })
 	n.own("kernel", "entropy", func(context.Context) { seedRandom() })
-	clock := "the clock was right"
-	if t, err := readTime(built); err == nil && raiseClock(t) {
-		clock = "the clock was behind and is set to the build time"
-	}
+	clock := setClock(built)
 	rel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	n.done(fmt.Sprintf("Linux %s, consoles %s, %s", strings.TrimSpace(string(rel)), strings.Join(n.Consoles.Names(), " "), clock), nil)
 	return report.Fail("SW-CMDLINE", "correct the boot entry and start again", bad)
@@ -128,24 +124,6 @@ func seedRandom() {
 			return
 		}
 	}
-}
-
-func readTime(name string) (time.Time, error) {
-	raw, err := os.ReadFile(name)
-	if err != nil {
-		return time.Time{}, err
-	}
-	return time.Parse(time.RFC3339, strings.TrimSpace(string(raw)))
-}
-
-// raiseClock sets the clock to floor when it is behind: a machine without a
-// battery would make certificates that are not valid yet.
-func raiseClock(floor time.Time) bool {
-	if !time.Now().Before(floor) {
-		return false
-	}
-	tv := unix.NsecToTimeval(floor.UnixNano())
-	return unix.Settimeofday(&tv) == nil
 }
 
 // sysctls are what kubelet's protectKernelDefaults and pods' networks ask for.

@@ -9,11 +9,11 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
-	"slipway.dev/slipway/firstboot/blobs"
 	"slipway.dev/slipway/firstboot/kubeadm"
 	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
@@ -23,6 +23,10 @@ import (
 // one that knows package kubeadm.
 func clusterNode(name, version, flannel string, u *configs.UserData, a netconf.Address) kubeadm.Node {
 	k := u.Slipway.Kubernetes
+	overrides := map[string]map[string]any{}
+	for kind, p := range u.Slipway.ByKind() {
+		overrides[kind] = p
+	}
 	return kubeadm.Node{
 		Name:              name,
 		Address:           a.Prefix.Addr(),
@@ -31,6 +35,7 @@ func clusterNode(name, version, flannel string, u *configs.UserData, a netconf.A
 		Networks:          kubeadm.Networks{Pods: k.PodSubnet, Services: k.ServiceSubnet, Domain: k.DNSDomain},
 		Nameservers:       a.Nameservers,
 		FlannelImage:      flannel,
+		Overrides:         overrides,
 	}
 }
 
@@ -46,10 +51,10 @@ func (n *Node) findImages(ctx context.Context) (images, error) {
 	if err != nil {
 		return images{}, report.Fail("SW-MEDIUM-MANIFEST", "build the image again", err)
 	}
-	if err := blobs.Verify(ctx, n.Store, b, nil); err != nil {
+	if err := n.Store.Bring(ctx, b, nil); err != nil {
 		return images{}, storeFailure(err)
 	}
-	i := images{archive: n.Store.Path(b.SHA256)}
+	i := images{archive: n.Store.Path(b)}
 	f, err := os.Open(i.archive)
 	if err != nil {
 		return i, err
@@ -117,10 +122,24 @@ func (n *Node) startCluster(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	n.images = i
+	if err := n.runner().Repair(); err != nil {
+		return nil, report.Fail("SW-KUBEADM-REPAIR", "look at the state volume with e2fsck", fmt.Errorf("repairing after an interruption: %w", err))
+	}
+	// Before kubelet starts: after a year without power its certificate has ended.
+	if _, err := n.runner().Renew(ctx, time.Now()); err != nil {
+		n.Report.Error("services", "certificates", err, nil)
+	}
 	if err := n.Services.Add(n.life, kubeadm.ContainerdService()); err != nil {
 		return nil, err
 	}
 	return []string{"containerd"}, n.Services.Add(n.life, kubeadm.KubeletService())
+}
+
+func (n *Node) runner() kubeadm.Runner {
+	return kubeadm.Runner{Exec: n.Children.Run, Log: n.log, Report: func(e handoff.Event) {
+		e.Phase = "kubernetes"
+		n.Report.Emit(e)
+	}}
 }
 
 func kubernetesPhase(ctx context.Context, n *Node) error {
@@ -133,10 +152,7 @@ func kubernetesPhase(ctx context.Context, n *Node) error {
 	if err := n.loaded.wait(ctx); err != nil {
 		return err
 	}
-	r := kubeadm.Runner{Exec: n.Children.Run, Log: n.log, Report: func(e handoff.Event) {
-		e.Phase = "kubernetes"
-		n.Report.Emit(e)
-	}}
+	r := n.runner()
 	if !n.imported {
 		if err := r.Import(ctx, n.images.archive); err != nil {
 			return err
@@ -147,6 +163,22 @@ func kubernetesPhase(ctx context.Context, n *Node) error {
 	if err := r.Init(ctx, node); err != nil {
 		return err
 	}
+	n.own("kubernetes", "certificates", func(ctx context.Context) { n.renewing(ctx, r) })
 	n.done(fmt.Sprintf("Kubernetes %s runs on %s", node.KubernetesVersion, node.Name), nil)
 	return nil
+}
+
+// renewing looks at the certificates twice a day.
+func (n *Node) renewing(ctx context.Context, r kubeadm.Runner) {
+	for {
+		next, err := r.Renew(ctx, time.Now())
+		if err != nil {
+			n.Report.Error("kubernetes", "certificates", err, nil)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Until(next)):
+		}
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,21 +14,26 @@ import (
 )
 
 func networkPhase(ctx context.Context, n *Node) error {
+	if n.noNet != nil && n.Network != nil { // what the seed was found with is not what the config says
+		n.noNet()
+		n.net, n.noNet = nil, nil
+	}
 	if n.net == nil {
-		m, err := netconf.Start(n.life, n.Network, resolv, func(e handoff.Event) {
-			e.Phase = "network"
-			n.Report.Emit(e)
+		m, err := netconf.Start(n.life, netconf.Options{
+			Want: n.Network, Resolv: resolv,
+			Hostname: shortName(cmp.Or(n.User.Hostname, n.User.FQDN, n.Meta.LocalHostname)),
+			Report: func(e handoff.Event) {
+				e.Phase = "network"
+				n.Report.Emit(e)
+			},
+			Load: func(module string) error { return n.drivers.get().Load(module) },
 		})
 		if err != nil {
 			return err
 		}
 		n.net = m
 	}
-	stop := n.every(ctx, 10*time.Second, func(waited time.Duration) {
-		n.step("wait", fmt.Sprintf("waiting for %.0f s: %s", waited.Seconds(), n.net.Pending()), nil)
-	})
 	addresses, err := n.net.Wait(ctx)
-	stop()
 	if err != nil {
 		return report.Fail("SW-NET-NONE", "check cables, switch port and DHCP server, or give addresses in network-config; the node goes on trying", err)
 	}
@@ -49,25 +53,10 @@ func networkPhase(ctx context.Context, n *Node) error {
 func hostname(name, fqdn, local string, a netconf.Address) string {
 	mac := strings.ReplaceAll(a.MAC, ":", "")
 	h := cmp.Or(name, fqdn, local, a.Hostname, "slipway-"+mac[max(0, len(mac)-6):])
-	short, _, _ := strings.Cut(strings.ToLower(h), ".")
-	return short
+	return shortName(h)
 }
 
-// every calls f each d until stop is called or ctx ends.
-func (n *Node) every(ctx context.Context, d time.Duration, f func(time.Duration)) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	began := time.Now()
-	go func() {
-		t := time.NewTicker(d)
-		defer t.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-t.C:
-				f(time.Since(began))
-			}
-		}
-	}()
-	return cancel
+func shortName(s string) string {
+	short, _, _ := strings.Cut(strings.ToLower(s), ".")
+	return short
 }

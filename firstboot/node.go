@@ -26,8 +26,11 @@ const (
 	configDir = runDir + "/config"
 	logDir    = runDir + "/log"
 	layerDir  = runDir + "/layers"
+	memoryDir = runDir + "/blobs" // a ramfs, when blobs are not used in place
 	resolv    = runDir + "/resolv.conf"
 	cgroupDir = "/sys/fs/cgroup"
+
+	instanceDir = "/var/lib/slipway/instance"
 )
 
 // Node is what the phases know of the machine; each leaves its part here. Use New.
@@ -39,9 +42,10 @@ type Node struct {
 	Services *supervise.Supervisor
 
 	Manifest *lock.Manifest
-	Store    blobs.Store
+	Store    *blobs.Store
 	User     *configs.UserData
 	Meta     *configs.MetaData
+	source   string // where the config was found
 	Network  *configs.Network
 	Hostname string
 	Address  []netconf.Address // the one with the default route first
@@ -52,10 +56,13 @@ type Node struct {
 	result  handoff.Event // text and figures of the phase's done event
 	drivers *drivers
 	net     *netconf.Manager
-	system  chan error // the verdict on system.erofs
-	content *verdict   // the verdict on all other blobs
-	loaded  *verdict   // the modules that pods need
+	noNet   func()      // ends net, which began before there was a config; else nil
+	seed    *blobs.Seed // where everything comes from, without a medium
+	system  chan error  // the verdict on system.erofs
+	content *verdict    // the verdict on all other blobs
+	loaded  *verdict    // the modules that pods need
 
+	end      func(Power) // ends the machine
 	images   images
 	imported bool
 }
@@ -65,6 +72,7 @@ func New(ctx context.Context) *Node {
 	n := &Node{Consoles: &console.Set{}, Children: supervise.NewChildren(), life: ctx, log: slog.New(slog.DiscardHandler)}
 	n.Report = report.New(n.Consoles, true, report.Uptime())
 	n.Services = supervise.New(n.Children, supervise.Dirs{Log: logDir, Cgroup: cgroupDir + "/system"}, n.serviceEvent)
+	n.end = n.Shutdown
 	n.drivers = &drivers{changed: make(chan struct{})}
 	return n
 }

@@ -1,12 +1,16 @@
 package firstboot
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/root"
 )
@@ -17,6 +21,7 @@ type Power string
 // The ways to end.
 const (
 	Off    Power = "poweroff"
+	Halt   Power = "halt" // the processor stops, the power stays
 	Reboot Power = "reboot"
 )
 
@@ -36,10 +41,53 @@ func (n *Node) Shutdown(p Power) {
 	root.UnmountAll()
 	unix.Sync()
 	cmd := unix.LINUX_REBOOT_CMD_POWER_OFF
-	if p == Reboot {
+	switch p {
+	case Reboot:
 		cmd = unix.LINUX_REBOOT_CMD_RESTART
+	case Halt:
+		cmd = unix.LINUX_REBOOT_CMD_HALT
 	}
 	_ = unix.Reboot(cmd)
+}
+
+// powerState is power_state of user-data: once what runs (done closes) has
+// ended, or timeout has passed, it waits for the delay and ends the machine.
+func (n *Node) powerState(ctx context.Context, p configs.PowerState, done <-chan struct{}) {
+	timeout := time.Duration(p.Timeout) * time.Second
+	if timeout == 0 {
+		timeout = 30 * time.Second // cloud-init's
+	}
+	select {
+	case <-done:
+	case <-time.After(timeout):
+		n.powerEvent(handoff.Running, fmt.Sprintf("going on after %s, although the configuration has not ended", timeout))
+	case <-ctx.Done():
+		return
+	}
+	if !n.condition(ctx, p.Condition) {
+		n.powerEvent(handoff.Skipped, "the condition does not hold: the machine goes on")
+		return
+	}
+	delay := time.Duration(p.Delay) * time.Minute
+	n.powerEvent(handoff.Running, strings.TrimSpace(fmt.Sprintf("%s in %s. %s", p.Mode, delay, p.Message)))
+	select {
+	case <-time.After(delay):
+		n.end(Power(p.Mode))
+	case <-ctx.Done():
+	}
+}
+
+func (n *Node) powerEvent(s handoff.State, text string) {
+	n.Report.Emit(handoff.Event{Phase: "ready", Step: "power_state", State: s, Text: text})
+}
+
+// condition: a command holds when it exits with 0, as in cloud-init.
+func (n *Node) condition(ctx context.Context, c configs.Condition) bool {
+	if c.Never || c.Command == nil {
+		return !c.Never
+	}
+	cmd, err := n.command(*c.Command)
+	return err == nil && n.Children.Run(ctx, cmd, nil) == nil
 }
 
 // killRest asks every other process to end, waits for at most d, then kills.

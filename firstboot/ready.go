@@ -3,26 +3,67 @@ package firstboot
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"strings"
+	"time"
 
 	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/status"
 )
 
 const adminConf = "/etc/kubernetes/admin.conf"
 
 func readyPhase(ctx context.Context, n *Node) error {
-	if err := n.commands(ctx, "runcmd", n.User.RunCmd); err != nil {
+	done, u := n.instance(), n.User
+	if err := done.Once("clusterReady", func() error {
+		return n.commands(ctx, "slipway.hooks.clusterReady", u.Slipway.Hooks.ClusterReady)
+	}); err != nil {
+		return err
+	}
+	if err := done.Once("runcmd", func() error { return n.commands(ctx, "runcmd", u.RunCmd) }); err != nil {
 		return err
 	}
 	a := n.Address[0]
-	text := []byte(strings.ReplaceAll(banner(n.Hostname, n.Manifest.Kubernetes, n.Address, n.User.FinalMessage), "\n", "\r\n"))
-	n.Consoles.Write(text, text)
 	up := report.Uptime()()
+	text := splitLines(banner(n.Hostname, n.Manifest.Kubernetes, n.Address, n.finalMessage(up)))
+	n.Report.Notice(text)
+	ended := make(chan struct{})
+	if u.PowerState.Mode != "" && !done.Ran("power_state") {
+		n.own("ready", "power_state", func(ctx context.Context) { n.powerState(ctx, u.PowerState, ended) })
+	}
+	if err := done.Once("done", func() error { return n.commands(ctx, "slipway.hooks.done", u.Slipway.Hooks.Done) }); err != nil {
+		return err
+	}
 	n.done(fmt.Sprintf("node %q is Ready, %.1f s after power-on", n.Hostname, up),
 		map[string]any{"node": n.Hostname, "address": a.Prefix.Addr().String(), "uptime": up})
+	if err := done.Once("power_state", func() error { return nil }); err != nil {
+		return err
+	}
+	close(ended)
 	return nil
 }
+
+// finalMessage fills cloud-init's four variables in, in both of its spellings.
+func (n *Node) finalMessage(uptime float64) string {
+	version := "unknown"
+	if b, ok := debug.ReadBuildInfo(); ok {
+		version = b.Main.Version
+	}
+	var pairs []string
+	for name, value := range map[string]string{
+		"version": version, "timestamp": time.Now().UTC().Format(time.RFC1123Z),
+		"uptime": fmt.Sprintf("%.2f", uptime), "datasource": n.source,
+	} {
+		for _, s := range []string{name, strings.ToUpper(name)} {
+			pairs = append(pairs, "$"+s, value, "${"+s+"}", value)
+		}
+	}
+	return strings.NewReplacer(pairs...).Replace(n.User.FinalMessage)
+}
+
+// Status is where `slipway` on a node finds what PID 1 keeps.
+func Status() status.Node { return status.Node{Events: runDir + "/events.jsonl", Logs: logDir} }
 
 // banner tells somebody in front of the machine how to go on.
 func banner(host, version string, all []netconf.Address, final string) string {
@@ -36,7 +77,7 @@ func banner(host, version string, all []netconf.Address, final string) string {
 		fmt.Fprintf(&b, "    log in      ssh root@%s   (keys from user-data; there are no passwords)\n", ip)
 		fmt.Fprintf(&b, "    kubeconfig  scp root@%s:%s .\n", ip, adminConf)
 	}
-	fmt.Fprintf(&b, "    logs        %s on the node\n", logDir)
+	b.WriteString("    on the node slipway status | events | logs\n")
 	if final != "" {
 		fmt.Fprintf(&b, "    %s\n", strings.TrimSpace(final))
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
 )
 
@@ -37,27 +38,30 @@ func sequence() []phase {
 		// failure:  a module of the fixed list is missing: holds. A device's driver that refuses: a line
 		{name: "modules", run: modulesPhase},
 
-		// reads:    every block device's volume label; manifest.json, manifest.sig; the pinned key
-		// leaves:   the medium at /run/slipway/medium, the verified manifest; system.erofs is being read
-		// failure:  no medium, or one with another signature: says so and goes on looking
+		// reads:    every block device's volume label, or slipway.store= over HTTP after DHCP;
+		//           manifest.json, manifest.sig; the pinned key
+		// leaves:   the medium at /run/slipway/medium, the verified manifest; system.erofs is being
+		//           read, into memory when it is packed or remote
+		// failure:  no medium or seed, or one with another signature: says so and goes on looking;
+		//           too little memory: holds
 		{name: "medium", run: mediumPhase, limit: 2 * time.Minute, retry: time.Second},
 
-		// reads:    slipway.config=, a CIDATA volume, slipway/nocloud on the medium
-		// leaves:   user-data, meta-data and network-config, parsed; copies in /run/slipway/config (0600)
+		// reads:    slipway.config= or ds=nocloud, a CIDATA volume, slipway/nocloud on the medium
+		// leaves:   user-data with vendor-data under it, meta-data and network-config, parsed; copies in /run/slipway/config (0600)
 		// failure:  none found: goes on looking, a stick may be plugged in. Wrong: says where, reads again
 		{name: "config", run: configPhase, limit: time.Minute, retry: 2 * time.Second},
 
 		// reads:    network-config; DHCP
 		// leaves:   addresses, a default route, /run/slipway/resolv.conf, the host name; leases are renewed
 		// failure:  names what is missing (card, link, answer) and goes on
-		{name: "network", run: networkPhase, limit: 2 * time.Minute, retry: time.Second},
+		{name: "network", run: networkPhase, limit: netconf.Patience, retry: time.Second},
 
-		// reads:    the blob system.erofs
-		// leaves:   the system root as /, memory over /etc /var /tmp ...; all other blobs are being verified
-		// failure:  a wrong digest: holds, nothing is mounted
+		// reads:    the blob system.erofs; the volume of slipway.state
+		// leaves:   the system root as /, memory or the volume over /etc /var ...; all other blobs are being verified
+		// failure:  a wrong digest: holds, nothing is mounted. No volume of that name: says so and goes on looking
 		{name: "system", run: systemPhase},
 
-		// reads:    user-data: users, keys, files, time; the system root
+		// reads:    user-data: bootcmd, files, disks, users, keys, time; the system root
 		// leaves:   sshd, chronyd, containerd running; kubelet waiting for its config
 		// failure:  holds, with the last lines of the service
 		{name: "services", run: servicesPhase},
@@ -67,9 +71,9 @@ func sequence() []phase {
 		// failure:  says where kubeadm stopped, and goes on there after a while
 		{name: "kubernetes", run: kubernetesPhase, retry: 15 * time.Second},
 
-		// reads:    user-data: runcmd
+		// reads:    user-data: slipway.hooks, runcmd, final_message, power_state
 		// leaves:   the banner on every console
-		// failure:  runcmd failed: holds; the cluster goes on
+		// failure:  a command failed: holds; the cluster goes on
 		{name: "ready", run: readyPhase},
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -224,5 +225,24 @@ func TestSysctls(t *testing.T) {
 	}
 	if raw, err := os.ReadFile(filepath.Join(dir, "vm/overcommit_memory")); string(raw) != "1" {
 		t.Errorf("got %q, %v", raw, err)
+	}
+}
+
+func TestVendorDataComesSecond(t *testing.T) {
+	for name, c := range map[string]struct{ vendor, want string }{
+		"merged": {"#cloud-config\nhostname: theirs\ntimezone: Europe/Oslo\n", "mine Europe/Oslo"},
+		"empty":  {"\n", "mine "},
+		"wrong":  {"#cloud-config\nhostnam: x\n", `vendor-data:2:1: hostnam: unknown key: did you mean "hostname"?`},
+	} {
+		n := New(t.Context())
+		n.Report = report.New(&recorder{}, true, func() float64 { return 0 })
+		err := n.parse(raw{files: map[string][]byte{"user-data": []byte("#cloud-config\nhostname: mine\n"), "vendor-data": []byte(c.vendor)}})
+		got := fmt.Sprint(err)
+		if err == nil {
+			got = n.User.Hostname + " " + n.User.Timezone
+		}
+		if got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
 	}
 }

@@ -1,17 +1,22 @@
 package firstboot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/firstboot/apply"
 	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/storage"
 	"slipway.dev/slipway/firstboot/supervise"
 )
 
@@ -24,20 +29,16 @@ const (
 )
 
 func servicesPhase(ctx context.Context, n *Node) error {
-	a := n.Address[0]
-	if err := apply.Host("/", apply.Names{Hostname: n.Hostname, FQDN: n.User.FQDN, Address: a.Prefix.Addr(), Hosts: n.User.ManageEtcHosts}); err != nil {
+	if err := n.preflight(); err != nil {
 		return err
 	}
-	if err := apply.User("/", n.User); err != nil {
-		return report.Fail("SW-CONFIG-APPLY", "correct user-data and start the node again", err)
-	}
-	if err := n.commands(ctx, "bootcmd", n.User.BootCmd); err != nil {
+	if err := n.configure(ctx); err != nil {
 		return err
 	}
 	if err := n.sshd(); err != nil {
 		return err
 	}
-	if err := n.chronyd(); err != nil {
+	if err := n.chronyd(ctx); err != nil {
 		return err
 	}
 	up, err := n.startCluster(ctx)
@@ -59,6 +60,63 @@ func servicesPhase(ctx context.Context, n *Node) error {
 	return nil
 }
 
+// configure makes the system what the config says, in cloud-init's order.
+func (n *Node) configure(ctx context.Context) error {
+	if err := n.commands(ctx, "bootcmd", n.User.BootCmd); err != nil {
+		return err
+	}
+	done := n.instance()
+	if err := apply.Files("/", n.User, done); err != nil {
+		return applyFailure(err)
+	}
+	if err := n.storage(ctx); err != nil {
+		return err
+	}
+	names := apply.Names{Hostname: n.Hostname, Address: n.Address[0].Prefix.Addr(), Identity: n.User.Identity}
+	if err := apply.Host("/", names); err != nil {
+		return applyFailure(err)
+	}
+	if err := unix.Sethostname([]byte(names.System())); err != nil {
+		return fmt.Errorf("host name %q: %w", names.System(), err)
+	}
+	if err := apply.User("/", n.User, n.Meta.PublicKeys, done); err != nil {
+		return applyFailure(err)
+	}
+	return nil
+}
+
+// storage prepares and mounts disks for data. A disk that is named may be on a
+// slow bus and gets some seconds to appear.
+func (n *Node) storage(ctx context.Context) error {
+	s := storage.Setup{Root: "/", Proc: "/proc", Sys: "/sys", Report: func(text string) { n.step("storage", text, nil) },
+		Run: func(ctx context.Context, argv []string) error {
+			return n.Children.Run(ctx, exec.Command(argv[0], argv[1:]...), nil)
+		}}
+	for began := time.Now(); ; {
+		err := s.Apply(ctx, &n.User.Storage)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || time.Since(began) > 10*time.Second {
+			return report.Fail("SW-CONFIG-STORAGE", "correct the disks in user-data, or the machine's, and start the node again", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// instance is the record of what was done. It is in memory, as the root is.
+func (n *Node) instance() apply.Instance {
+	return apply.Instance{Dir: instanceDir, ID: cmp.Or(n.Meta.InstanceID, "nocloud")}
+}
+
+func applyFailure(err error) error {
+	return report.Fail("SW-CONFIG-APPLY", "correct user-data and start the node again", err)
+}
+
 func serviceFailure(name string, err error) error {
 	f := &report.Failure{Code: "SW-SERVICE-START", Hint: fmt.Sprintf("read %s/%s.log", logDir, name), Err: fmt.Errorf("service %q: %w", name, err)}
 	if e, ok := errors.AsType[*supervise.ExitError](err); ok {
@@ -72,9 +130,6 @@ func (n *Node) sshd() error {
 	if _, err := os.Stat(sshdProgram); err != nil {
 		n.step("sshd", "no ssh: the bundle has no openssh-server", nil)
 		return nil
-	}
-	if err := apply.HostKey("/etc/ssh/ssh_host_ed25519_key"); err != nil {
-		return err
 	}
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
 		return err
@@ -99,36 +154,53 @@ func answers(ctx context.Context, address string) error {
 }
 
 // chronyd starts if the config names a source of time.
-func (n *Node) chronyd() error {
-	t := n.User.NTP
-	if (t.Enabled != nil && !*t.Enabled) || len(t.Servers)+len(t.Pools) == 0 {
+func (n *Node) chronyd(ctx context.Context) error {
+	if !n.User.NTP.Sources() {
 		return nil
 	}
 	if _, err := os.Stat(chronydProgram); err != nil {
 		return report.Fail("SW-CONFIG-APPLY", "add chrony to the bundle's packages, or take ntp out of user-data",
 			fmt.Errorf("user-data: ntp: the bundle has no %s", chronydProgram))
 	}
-	return n.Services.Add(n.life, supervise.Service{Name: "chronyd", Argv: []string{chronydProgram, "-d", "-f", apply.ChronyConf}})
+	if err := n.Services.Add(n.life, supervise.Service{Name: "chronyd", Argv: []string{chronydProgram, "-d", "-f", apply.ChronyPath(n.User.NTP)}}); err != nil {
+		return err
+	}
+	n.clockSynced(ctx)
+	return nil
 }
 
-// commands runs bootcmd or runcmd in order. A line without argv is for the
-// shell, as cloud-init has it.
+// commands runs bootcmd, runcmd or a hook in order.
 func (n *Node) commands(ctx context.Context, key string, list []configs.Command) error {
 	for i, c := range list {
-		argv := c.Argv
-		if len(argv) == 0 {
-			argv = []string{shell, "-c", c.Shell}
-		}
-		cmd := exec.Command(argv[0], argv[1:]...)
-		cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "KUBECONFIG=/etc/kubernetes/admin.conf"}
-		cmd.Dir = "/"
+		cmd, err := n.command(c)
 		var tail []string
-		err := n.Children.Run(ctx, cmd, func(l string) { tail = append(tail[max(0, len(tail)-9):], l) })
+		if err == nil {
+			err = n.Children.Run(ctx, cmd, func(l string) { tail = append(tail[max(0, len(tail)-9):], l) })
+		}
 		if err != nil {
 			return &report.Failure{Code: "SW-CONFIG-COMMAND", Tail: tail, Hint: "correct the command in user-data and start the node again",
-				Err: fmt.Errorf("%s[%d] %q: %w", key, i, argv, err)}
+				Err: fmt.Errorf("%s[%d] %q: %w", key, i, argv(c), err)}
 		}
 		n.step(key, fmt.Sprintf("%s[%d] ran", key, i), nil)
 	}
 	return nil
+}
+
+// argv of a line is the shell's, as cloud-init has it.
+func argv(c configs.Command) []string {
+	if len(c.Argv) > 0 {
+		return c.Argv
+	}
+	return []string{shell, "-c", c.Shell}
+}
+
+// command prepares a command of user-data. Its program is looked up in the PATH
+// it gets; INSTANCE_ID is cloud-init's.
+func (n *Node) command(c configs.Command) (*exec.Cmd, error) {
+	args := argv(c)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "KUBECONFIG=" + adminConf,
+		"INSTANCE_ID=" + n.instance().ID}
+	cmd.Dir = "/"
+	return cmd, cmd.Err
 }

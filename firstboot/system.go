@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/bundle/store"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/blobs"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/firstboot/root"
+	"slipway.dev/slipway/firstboot/watchdog"
 )
 
 // base is where the system root is put together in the initramfs.
@@ -34,7 +36,11 @@ func systemPhase(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
-	if err := root.Assemble(n.Store.Path(b.SHA256), base, runDir+"/etc"); err != nil {
+	w, err := n.writable(ctx)
+	if err != nil {
+		return err
+	}
+	if err := root.Assemble(n.Store.Path(b), base, w); err != nil {
 		return report.Fail("SW-SYSTEM-MOUNT", "build the image again, and give the machine at least 4 GB of memory", err)
 	}
 	if err := root.Switch(base); err != nil {
@@ -49,6 +55,14 @@ func systemPhase(ctx context.Context, n *Node) error {
 	if err := n.moreDrivers(); err != nil {
 		return err
 	}
+	n.own("system", "watchdog", func(ctx context.Context) {
+		err := watchdog.Run(ctx, "/dev/watchdog", func(d time.Duration) {
+			n.Report.Emit(handoff.Event{Phase: "system", Step: "watchdog", State: handoff.Done, Text: fmt.Sprintf("the machine restarts after %.0f s without a sign of life", d.Seconds())})
+		})
+		if err != nil && !watchdog.Missing(err) {
+			n.log.Warn("watchdog", "err", err)
+		}
+	})
 	if err := setSysctls("/proc/sys", sysctls()); err != nil {
 		return report.Fail("SW-SYSTEM-SYSCTL", "boot the kernel that belongs to the bundle", err)
 	}
@@ -57,10 +71,10 @@ func systemPhase(ctx context.Context, n *Node) error {
 	return nil
 }
 
-// verifySystem reads system.erofs and says how far it is, whichever phase it is in.
-func (n *Node) verifySystem(ctx context.Context, b lock.Blob) error {
+// bringSystem reads system.erofs and says how far it is, whichever phase it is in.
+func (n *Node) bringSystem(ctx context.Context, b lock.Blob) error {
 	began, told := time.Now(), time.Now()
-	return blobs.Verify(ctx, n.Store, b, func(done int64) {
+	return n.Store.Bring(ctx, b, func(done int64) {
 		if time.Since(told) < 3*time.Second && done < b.Size {
 			return
 		}
@@ -87,9 +101,7 @@ func (n *Node) verifyContent() {
 	n.own("system", "content", func(ctx context.Context) {
 		defer close(v.done)
 		began := time.Now()
-		v.err = blobs.VerifyAll(ctx, n.Store, all, func(b lock.Blob) error {
-			return blobs.LinkLayer(layerDir, n.Store, b)
-		})
+		v.err = n.Store.BringAll(ctx, all, func(b lock.Blob) error { return n.Store.LinkLayer(layerDir, b) })
 		if v.err != nil {
 			n.Report.Error("system", "content", storeFailure(v.err), nil)
 			return
@@ -109,7 +121,8 @@ func storeFailure(err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := errors.AsType[*blobs.DigestError](err); ok {
+	_, wrong := errors.AsType[*store.ChunkError](err)
+	if _, short := errors.AsType[*store.SizeError](err); wrong || short {
 		return report.Fail("SW-STORE-DIGEST", "the medium is damaged or was changed: write it again, or take another one", err)
 	}
 	if _, ok := errors.AsType[*blobs.MissingError](err); ok {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,21 +18,30 @@ import (
 // Builder makes the plan real.
 type Builder struct {
 	Store  *store.Store // receives the blobs that are made
+	Cache  string       // directory that remembers what was computed of blobs
 	Out    string       // directory of the results
 	Key    ed25519.PrivateKey
 	Report func(step string, done, total int64) // bytes; total 0 when not known
 }
 
+// Artefact is a file that Build left.
+type Artefact struct {
+	Path   string      `json:"path"`
+	Size   int64       `json:"size"` // bytes
+	SHA256 lock.Digest `json:"sha256"`
+}
+
 // Result is what Build left in the output directory.
 type Result struct {
-	ISO      string // path
-	Size     int64
-	SHA256   lock.Digest
+	ISO      Artefact
+	Netboot  string     // directory
+	All      []Artefact // the ISO, the netboot files, manifest, signature and SBOM
 	Manifest *lock.Manifest
 }
 
-// Build writes the system root, the initramfs, the signed manifest and the
-// ISO. Every file appears under its name only when it is complete.
+// Build writes the system root, the initramfs, the signed manifest, the ISO,
+// the netboot directory and the SBOM. Every file appears under its name only
+// when it is complete.
 func (b *Builder) Build(ctx context.Context, p *Plan) (*Result, error) {
 	sys, err := b.system(p)
 	if err != nil {
@@ -48,20 +56,45 @@ func (b *Builder) Build(ctx context.Context, p *Plan) (*Result, error) {
 		return nil, fmt.Errorf("building initramfs: %w", err)
 	}
 	blobs := append([]Stored{sys, kern, ram}, p.Content.Blobs...)
-	if err := b.chunk(blobs); err != nil {
+	if err := b.divide(ctx, p, blobs); err != nil {
 		return nil, err
 	}
 	m, raw, err := manifest(p, blobs)
 	if err != nil {
 		return nil, err
 	}
-	med := &medium{plan: p, blobs: blobs, manifest: raw, signature: lock.Sign(b.Key, raw)}
-	name := filepath.Join(b.Out, fmt.Sprintf("%s-%s.iso", p.Content.Name, p.Content.Arch))
-	digest, size, err := b.iso(ctx, med, name)
-	if err != nil {
-		return nil, fmt.Errorf("building %s: %w", filepath.Base(name), err)
+	return b.media(ctx, &medium{plan: p, blobs: blobs, manifest: raw, signature: lock.Sign(b.Key, raw)}, m)
+}
+
+// media writes everything that has a name in the output directory.
+func (b *Builder) media(ctx context.Context, med *medium, m *lock.Manifest) (*Result, error) {
+	c := med.plan.Content
+	base := filepath.Join(b.Out, fmt.Sprintf("%s-%s", c.Name, c.Arch))
+	res := &Result{Manifest: m, Netboot: base + "-netboot"}
+	var err error
+	if res.ISO, err = b.iso(ctx, med, base+".iso"); err != nil {
+		return nil, fmt.Errorf("building %s: %w", filepath.Base(base)+".iso", err)
 	}
-	return &Result{ISO: name, Size: size, SHA256: digest, Manifest: m}, nil
+	res.All = append(res.All, res.ISO)
+	netboot, err := b.netboot(ctx, med, res.Netboot)
+	if err != nil {
+		return nil, fmt.Errorf("building %s: %w", filepath.Base(res.Netboot), err)
+	}
+	bom, err := sbom(med.plan)
+	if err != nil {
+		return nil, fmt.Errorf("building the SBOM: %w", err)
+	}
+	for _, f := range []struct {
+		name string
+		raw  []byte
+	}{{base + ".manifest.json", med.manifest}, {base + ".manifest.sig", med.signature}, {base + ".cdx.json", bom}} {
+		if err := lock.WriteFile(f.name, f.raw, 0o644); err != nil {
+			return nil, err
+		}
+		res.All = append(res.All, Artefact{f.name, int64(len(f.raw)), lock.SumBytes(f.raw)})
+	}
+	res.All = append(res.All, netboot...)
+	return res, nil
 }
 
 func (b *Builder) system(p *Plan) (Stored, error) {
@@ -92,23 +125,6 @@ func (b *Builder) stored(name string, r lock.Role, d lock.Digest, n int64) Store
 	return Stored{Blob: lock.Blob{Name: name, Role: r, Size: n, SHA256: d}, Path: b.Store.Path(d)}
 }
 
-// chunk digests the blobs piece by piece, for nodes that verify them so.
-func (b *Builder) chunk(blobs []Stored) error {
-	b.Report("digesting blobs", 0, 0)
-	for i := range blobs {
-		f, err := os.Open(blobs[i].Path)
-		if err != nil {
-			return err
-		}
-		blobs[i].Chunks, err = lock.Chunks(f, blobs[i].Size)
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("blob %q: %w", blobs[i].Name, err)
-		}
-	}
-	return nil
-}
-
 // manifest lists the blobs once each: image layers that are equal are one blob.
 func manifest(p *Plan, blobs []Stored) (*lock.Manifest, []byte, error) {
 	c := p.Content
@@ -121,8 +137,4 @@ func manifest(p *Plan, blobs []Stored) (*lock.Manifest, []byte, error) {
 	})
 	raw, err := m.Encode()
 	return m, raw, err
-}
-
-func openPath(name string) func() (io.ReadCloser, error) {
-	return func() (io.ReadCloser, error) { return os.Open(name) }
 }

@@ -26,7 +26,10 @@ type Content struct {
 	Loader     []Package          // boot loaders: their files go to the medium, not into the root
 	Programs   map[string]Program // by name
 	Blobs      []Stored           // image layers and the image archive
+	Debs       []lock.Deb         // of all sets
+	Images     []lock.Image
 	Boot       Boot
+	Pack       bool // blobs travel as zstd frames
 	PublicKey  ed25519.PublicKey
 }
 
@@ -48,14 +51,13 @@ type Boot struct {
 type Package struct {
 	Name, Version string
 	Files         []deb.File
+	Scripts       []string // maintainer scripts, which nobody runs
 }
 
 // Program is a program that was built for the bundle.
 type Program struct {
-	Name   string
-	Path   string // on this machine
-	Size   int64
-	SHA256 lock.Digest
+	lock.GoBinary
+	Path string // on this machine
 }
 
 func (p Program) entry(at string) rootfs.Entry {
@@ -64,10 +66,39 @@ func (p Program) entry(at string) rootfs.Entry {
 
 func (p Program) open() (io.ReadCloser, error) { return os.Open(p.Path) }
 
-// Stored is a blob of the manifest and where its bytes are on this machine.
+// Stored is a blob of the manifest and where its plain bytes are on this machine.
 type Stored struct {
 	lock.Blob
 	Path string
+
+	file   string // what goes onto media when the blob is packed
+	digest lock.Digest
+}
+
+// open reads what goes onto media, verified when it has been read whole.
+func (s Stored) open() func() (io.ReadCloser, error) {
+	if len(s.Frames) > 0 {
+		return openChecked(s.file, s.digest)
+	}
+	return openChecked(s.Path, s.SHA256)
+}
+
+// sum is the digest of what goes onto media.
+func (s Stored) sum() lock.Digest {
+	if len(s.Frames) > 0 {
+		return s.digest
+	}
+	return s.SHA256
+}
+
+// Unreviewed are the packages of the root whose maintainer scripts nobody has
+// looked at: what these would have done is missing.
+func (c *Content) Unreviewed() []string {
+	scripts := map[string][]string{}
+	for _, p := range c.System.Packages {
+		scripts[p.Name] = p.Scripts
+	}
+	return deb.Unreviewed(scripts)
 }
 
 func (c *Content) program(name string) (Program, error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"slipway.dev/slipway/bundle/deb"
+	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/images/boot"
 	"slipway.dev/slipway/images/kmod"
@@ -32,12 +33,11 @@ func link(name, target string) deb.File {
 
 const release = "6.12.0-amd64"
 
-func sample(t *testing.T) *Content {
-	t.Helper()
+func sample() *Content {
 	c := &Content{Name: "t", Serial: 1, Arch: arch.AMD64, Kubernetes: "v1.37.1", Built: built, PublicKey: make([]byte, 32), Programs: map[string]Program{},
 		Boot: Boot{Cmdline: boot.Cmdline{Consoles: []string{"tty0"}}, NoCloud: map[string][]byte{}}}
 	for _, n := range append(sorted(places), plugins...) {
-		c.Programs[n] = Program{Name: n, Path: "/proc/self/exe", Size: 3}
+		c.Programs[n] = Program{GoBinary: lock.GoBinary{Name: n, Size: 3}, Path: "/proc/self/exe"}
 	}
 	mod := "lib/modules/" + release + "/"
 	c.System = Root{Overlay: func(*rootfs.Tree) error { return nil }, Packages: []Package{
@@ -55,7 +55,7 @@ func modules(*rootfs.Tree, string) ([]kmod.Module, error) {
 }
 
 func TestAssemble(t *testing.T) {
-	p, err := Assemble(sample(t), modules)
+	p, err := Assemble(sample(), modules)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestAssembleRefuses(t *testing.T) {
 	for want, change := range map[string]func(*Content){
 		`system root: program "kubelet" is missing`: func(c *Content) { delete(c.Programs, "kubelet") },
 		"deb zlib_2: /usr/bin/acl is already there from deb acl_1": func(c *Content) {
-			c.System.Packages = append(c.System.Packages, Package{"zlib", "2", []deb.File{file("usr/bin/acl", "x")}})
+			c.System.Packages = append(c.System.Packages, Package{Name: "zlib", Version: "2", Files: []deb.File{file("usr/bin/acl", "x")}})
 		},
 		`the packages bring 0 kernels [], want one`:                        func(c *Content) { c.System.Packages = c.System.Packages[:2] },
 		"module kernel/fs/erofs/erofs.ko.xz depends on \"crc16\", which":   func(c *Content) { c.System.Packages[2].Files[2] = file("lib/modules/"+release+"/modules.builtin", "") },
@@ -99,7 +99,7 @@ func TestAssembleRefuses(t *testing.T) {
 			c.System.Packages[2].Files[4] = file("lib/modules/"+release+"/kernel/other.ko.xz", "c")
 		},
 	} {
-		c := sample(t)
+		c := sample()
 		change(c)
 		if _, err := Assemble(c, modules); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v\nwant %s", err, want)

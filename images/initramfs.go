@@ -31,7 +31,7 @@ var early = []string{
 	"kernel/fs/isofs/", "kernel/fs/erofs/", "kernel/fs/overlayfs/", "kernel/fs/fat/", "kernel/fs/nls/nls_ascii.ko.xz",
 	"kernel/fs/nls/nls_cp437.ko.xz", "kernel/fs/nls/nls_utf8.ko.xz", "kernel/fs/nls/nls_iso8859-1.ko.xz",
 	"kernel/fs/ext4/", "kernel/drivers/net/loopback",
-	"kernel/net/packet/", "kernel/drivers/net/vxlan/", "kernel/net/8021q/",
+	"kernel/net/packet/", "kernel/drivers/net/vxlan/", "kernel/net/8021q/", "kernel/net/bridge/bridge.ko.xz",
 }
 
 // late are left out although an early directory holds them: storage of
@@ -88,6 +88,9 @@ func initramfs(system *rootfs.Tree, release string, mods []kmod.Module, builtin 
 		if err := t.Add(e); err != nil {
 			return nil, err
 		}
+		if err := addFirmware(t, system, m); err != nil {
+			return nil, err
+		}
 	}
 	init, ok := in.Programs["slipway-init"]
 	if !ok {
@@ -109,6 +112,34 @@ func initramfs(system *rootfs.Tree, release string, mods []kmod.Module, builtin 
 		return nil, err
 	}
 	return t, t.File("etc/slipway/built", 0o444, []byte(in.Built.UTC().Format(time.RFC3339)+"\n"), "build time")
+}
+
+// firmwareDir is where the kernel looks for firmware (drivers/base/firmware_loader).
+const firmwareDir = "usr/lib/firmware/"
+
+// addFirmware carries what a module asks for as far as packages of the bundle
+// bring it: plain, or as the kernel reads it compressed (.xz, .zst), with the
+// files that links among them point to. Drivers name more than a machine has.
+func addFirmware(t, system *rootfs.Tree, m kmod.Module) error {
+	for _, name := range m.Firmware {
+		for _, suffix := range []string{"", ".xz", ".zst"} {
+			p := firmwareDir + name + suffix
+			for hops := 0; hops < 8; hops++ {
+				e, ok := system.Get(p)
+				if !ok {
+					break
+				}
+				if err := t.Set(e); err != nil {
+					return fmt.Errorf("firmware of module %s: %w", m.Path, err)
+				}
+				if e.Mode.Type() != fs.ModeSymlink {
+					break
+				}
+				p = path.Join(path.Dir(e.Path), e.Link)
+			}
+		}
+	}
+	return nil
 }
 
 func addIndexes(t *rootfs.Tree, release string, mods []kmod.Module, builtin []byte) error {

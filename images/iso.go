@@ -2,8 +2,6 @@ package images
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +11,7 @@ import (
 	"strings"
 
 	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/bundle/store"
 	"slipway.dev/slipway/images/boot"
 	"slipway.dev/slipway/images/bootmedia"
 	"slipway.dev/slipway/images/iso9660"
@@ -40,12 +39,25 @@ func (m *medium) files() []iso9660.File {
 			continue
 		}
 		seen[b.SHA256] = true
-		out = append(out, iso9660.File{Path: layout.Blobs + "/" + string(b.SHA256), Mode: 0o444, Size: b.Size, Open: openPath(b.Path)})
+		out = append(out, iso9660.File{Path: layout.Blobs + "/" + b.File(), Mode: 0o444, Size: b.StoredSize(), Open: b.open()})
 	}
 	for _, name := range sorted(m.plan.Content.Boot.NoCloud) {
 		out = append(out, memory(layout.Seed+"/"+name, m.plan.Content.Boot.NoCloud[name]))
 	}
 	return out
+}
+
+// payload is what every loader starts, at the names that loaders' entries have.
+func (m *medium) payload() ([]iso9660.File, error) {
+	var out []iso9660.File
+	for name, r := range map[string]lock.Role{boot.Kernel: lock.RoleKernel, boot.Initramfs: lock.RoleInitramfs} {
+		b, err := m.role(r)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, iso9660.File{Path: name, Mode: 0o444, Size: b.Size, Open: b.open()})
+	}
+	return out, nil
 }
 
 func memory(name string, raw []byte) iso9660.File {
@@ -70,13 +82,11 @@ func (m *medium) image() (*iso9660.Image, error) {
 		return nil, fmt.Errorf("loaders: %w", err)
 	}
 	files := append(m.files(), loaders.Files...)
-	for name, r := range map[string]lock.Role{boot.Kernel: lock.RoleKernel, boot.Initramfs: lock.RoleInitramfs} {
-		b, err := m.role(r)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, iso9660.File{Path: name, Mode: 0o444, Size: b.Size, Open: openPath(b.Path)})
+	payload, err := m.payload()
+	if err != nil {
+		return nil, err
 	}
+	files = append(files, payload...)
 	// Placed in the order of paths, whatever order they were listed in.
 	slices.SortFunc(files, func(a, b iso9660.File) int { return strings.Compare(a.Path, b.Path) })
 	return iso9660.Plan(iso9660.Volume{ID: layout.Volume, Time: c.Built, Files: files, Boot: loaders.Boot})
@@ -104,25 +114,36 @@ func loaderFiles(pkgs []Package) bootmedia.Source {
 
 // iso writes the image beside its name, hashes it while it is written, and
 // renames it when it is whole.
-func (b *Builder) iso(ctx context.Context, m *medium, name string) (lock.Digest, int64, error) {
+func (b *Builder) iso(ctx context.Context, m *medium, name string) (Artefact, error) {
 	im, err := m.image()
 	if err != nil {
-		return "", 0, err
+		return Artefact{}, err
+	}
+	if err := store.Room(filepath.Dir(name), im.Size()); err != nil {
+		return Artefact{}, err
+	}
+	// What a killed build left is a gigabyte that nobody finds.
+	if old, _ := filepath.Glob(filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+"-*")); old != nil {
+		for _, o := range old {
+			_ = os.Remove(o)
+		}
 	}
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
 	if err != nil {
-		return "", 0, err
+		return Artefact{}, err
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
 	step := "writing " + filepath.Base(name)
 	b.Report(step, 0, im.Size())
-	h := sha256.New()
-	if err := im.Write(ctx, io.MultiWriter(f, h), func(n int64) { b.Report(step, n, im.Size()) }); err != nil {
-		return "", 0, err
+	h := newBackground()
+	err = im.Write(ctx, io.MultiWriter(f, h), func(n int64) { b.Report(step, n, im.Size()) })
+	out := Artefact{Path: name, Size: im.Size(), SHA256: h.sum()}
+	if err != nil {
+		return out, err
 	}
 	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return "", 0, err
+		return out, err
 	}
-	return lock.Digest(hex.EncodeToString(h.Sum(nil))), im.Size(), os.Rename(f.Name(), name)
+	return out, os.Rename(f.Name(), name)
 }

@@ -41,6 +41,10 @@ func Assemble(c *Content, read ModuleReader) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	mods, dropped := kmod.Prune(mods, trimmedModules(c))
+	for _, m := range dropped {
+		sys.Remove(kmod.Dir(release) + "/" + m.Path)
+	}
 	if err := addIndexes(sys, release, mods, builtin); err != nil {
 		return nil, err
 	}

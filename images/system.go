@@ -17,11 +17,47 @@ import (
 // travel with the binaries.
 var trimmed = []string{
 	"usr/share/man/", "usr/share/info/", "usr/share/locale/", "usr/share/lintian/", "usr/share/doc-base/",
-	"usr/share/bug/", "usr/share/gcc/", "usr/share/gdb/", "usr/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/cron", "etc/logrotate.d/",
+	"usr/share/bug/", "usr/share/gcc/", "usr/share/gdb/", "usr/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/sv/", "etc/cron", "etc/logrotate.d/",
 	"usr/share/initramfs-tools/", "etc/initramfs", "etc/kernel/", "boot/System.map", "boot/config-",
 }
 
+// trimmedDrivers are parts of a kernel package for what no server has or a node
+// does not use: sound, radio, cameras, laboratory cards, and graphics beyond
+// the cards of server boards (ast, mgag200, virtio and the frame buffer stay).
+var trimmedDrivers = []string{
+	"sound/", "drivers/media/", "drivers/net/wireless/", "drivers/bluetooth/", "drivers/comedi/", "drivers/iio/", "drivers/staging/",
+	"drivers/gpu/drm/amd/", "drivers/gpu/drm/i915/", "drivers/gpu/drm/nouveau/", "drivers/gpu/drm/radeon/", "drivers/gpu/drm/xe/",
+	"drivers/input/joystick/", "drivers/input/touchscreen/", "drivers/input/tablet/", "drivers/infiniband/ulp/rtrs/",
+	"drivers/accel/", "net/bluetooth/", "net/wireless/", "net/mac80211/", "net/nfc/", "drivers/nfc/",
+}
+
+func trimDriver(p string) bool {
+	rest, ok := strings.CutPrefix(p, "usr/lib/modules/")
+	if !ok {
+		return false
+	}
+	_, rest, _ = strings.Cut(rest, "/kernel/")
+	return slices.ContainsFunc(trimmedDrivers, func(t string) bool { return strings.HasPrefix(rest, t) })
+}
+
+// trimmedModules are the names of the modules that trimDriver leaves out.
+func trimmedModules(c *Content) map[string]bool {
+	out := map[string]bool{}
+	for _, p := range c.System.Packages {
+		for _, f := range p.Files {
+			// Packages from before the merge of /usr ship lib/modules.
+			if path := "usr/" + strings.TrimPrefix(rootfs.Clean(f.Path), "usr/"); trimDriver(path) {
+				out[kmod.Name(path)] = true
+			}
+		}
+	}
+	return out
+}
+
 func trim(p string) bool {
+	if trimDriver(p) {
+		return true
+	}
 	if strings.HasPrefix(p, "usr/share/doc/") {
 		return path.Base(p) != "copyright"
 	}
@@ -43,7 +79,6 @@ var places = map[string]string{
 	"containerd":              "usr/bin/containerd",
 	"containerd-shim-runc-v2": "usr/bin/containerd-shim-runc-v2",
 	"ctr":                     "usr/bin/ctr",
-	"etcdctl":                 "usr/bin/etcdctl",
 }
 
 // plugins are the CNI plugins, which the runtime looks for in one directory.
@@ -90,6 +125,9 @@ func system(c *Content) (*rootfs.Tree, error) {
 			return nil, err
 		}
 	}
+	if err := t.Symlink("usr/bin/slipway", "/"+layout.Init, "program slipway-init"); err != nil {
+		return nil, err
+	}
 	if err := skeleton(t); err != nil {
 		return nil, err
 	}
@@ -112,7 +150,7 @@ func addPackage(t *rootfs.Tree, p Package) error {
 
 // skeleton adds the mount points and directories that no package ships.
 func skeleton(t *rootfs.Tree) error {
-	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "root", "home", "srv", "mnt", "media", "opt", "var/log", "var/lib/kubelet",
+	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "root", "home", "srv", "mnt", "media", "opt", "usr/local/bin", "usr/local/sbin", "usr/local/lib", "usr/local/etc", "var/log", "var/lib/kubelet",
 		"var/lib/containerd", "var/lib/etcd", "var/lib/cni", "etc/kubernetes", "etc/cni/net.d", "etc/containerd", "etc/ssh", "etc/slipway",
 		// The controller manager's manifest mounts it with DirectoryOrCreate; the root is read-only.
 		"usr/libexec/kubernetes/kubelet-plugins/volume/exec"} {

@@ -2,7 +2,11 @@
 # Installs the Debian packages that the tests and the demo use, or prints the
 # line to type. Nothing of this is needed to build an ISO.
 set -euo pipefail
-want=(qemu-system-x86 qemu-utils ovmf ipxe-qemu gcc libc6-dev) # the C compiler is for the race detector
+want=(qemu-system-x86 qemu-utils ovmf ipxe-qemu
+	gcc libc6-dev                                                    # the race detector
+	e2fsprogs xfsprogs dosfstools fdisk                               # data disks and state volumes
+	iproute2 dnsmasq-base busybox isc-dhcp-client dhcpcd-base tftp-hpa atftp curl) # networks and real clients
+[ "${1:-}" = bench ] && want+=(mmdebstrap xorriso erofs-utils)          # the peers
 missing=()
 for p in "${want[@]}"; do
 	dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")

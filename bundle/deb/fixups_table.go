@@ -197,7 +197,6 @@ func daemonRules() []rule {
 		dir("multipath-tools", "run/multipath", 0o700, 0, 0), // tmpfiles.d/multipath.conf
 		dir("lldpd", "run/lldpd", 0o755, 0, 0),               // it locks itself in there
 		write("mdadm", "etc/mdadm/mdadm.conf", mdadmConfig),
-		copied("smartmontools", "usr/share/smartmontools/drivedb.h", "var/lib/smartmontools/drivedb/drivedb.h"),
 	}
 }
 
@@ -243,6 +242,11 @@ func reviewed() map[string]string {
 	)
 	return map[string]string{
 		"dmeventd": service, "ipvsadm": service, "procps": service, "nftables": service,
+		"iperf3": service, "keepalived": service, "rsync": service, "uuid-runtime": service,
+		"iputils-arping": "capabilities for users", "mtr-tiny": "capabilities for users",
+		"libglib2.0-0t64": "compiles settings of desktop programs", "sg3-utils-udev": "initramfs",
+		"nvme-cli": "names of the host, which nvme makes of the machine's UUID when they are missing", "pciutils": upgrade,
+		"cifs-utils": "a plug-in for accounts of a domain, which no node joins", "smartmontools": "the list of drives that it installs is built in, too",
 		"e2fsprogs": "initramfs and services", "xfsprogs": "initramfs and services",
 		"libpam0g": upgrade, "libpam-modules-bin": upgrade, "libgssapi-krb5-2": upgrade, "vim-common": upgrade,
 		"dash": merged, "gzip": merged, "libext2fs2t64": merged, "libreadline8t64": merged, "libtirpc3t64": merged, "util-linux-extra": merged,
@@ -258,18 +262,10 @@ func reviewed() map[string]string {
 		"shim-signed":    "installs to the running machine's ESP",
 		"util-linux":     "pager: less has it",
 
+		// Of the example's optional groups.
+		"hdparm": upgrade, "libparted2t64": merged, "parted": upgrade,
 		"bridge-utils": "takes back questions that old versions asked",
-		"cifs-utils":   "the plugin that asks winbind for names, and no winbind is on a node",
-		"hdparm":       upgrade, "libparted2t64": merged, "parted": upgrade, "pciutils": upgrade,
-		"iperf3":          "a user and a service for the daemon, which is off",
-		"keepalived":      service,
-		"libglib2.0-0t64": "caches of desktop settings and modules, of which there are none",
-		"mtr-tiny":        "a capability for users other than root, and only root is on a node",
-		"nvme-cli":        "/etc/nvme/hostnqn and hostid, which each node makes its own",
-		"rsync":           service,
-		"sg3-utils-udev":  "Debian's initramfs",
-		"tmux":            "keeps systemd-tmpfiles off its sockets",
-		"uuid-runtime":    "a user for uuidd, which is off: libuuid makes random ids itself (uuid_generate(3))",
-		"xz-utils":        "names of the lzma programs that xz replaced",
+		"tmux":         "keeps systemd-tmpfiles off its sockets",
+		"xz-utils":     "names of the lzma programs that xz replaced",
 	}
 }

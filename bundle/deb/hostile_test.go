@@ -81,7 +81,7 @@ func TestUnpackRefusesBombs(t *testing.T) {
 			u := &Unpacker{Cache: t.TempDir()}
 			before := allocated()
 			_, err := unpackBytes(u, raw)
-			if want := `deb "t.deb": data.tar` + ext + `: more than 2097152 bytes when decoded`; err == nil || err.Error() != want {
+			if want := `deb "t.deb": data.tar` + ext + `: more than 68157440 bytes when decoded`; err == nil || err.Error() != want {
 				t.Errorf("got  %v\nwant %s", err, want)
 			}
 			if mb := (allocated() - before) >> 20; mb > 160 { // xz wants a 64 MiB dictionary
@@ -154,7 +154,7 @@ func TestUnpackRefusesMembers(t *testing.T) {
 // (the audit of the root names those that nobody expects), sizes are bounded.
 func TestLimitOf(t *testing.T) {
 	u := &Unpacker{}
-	for size, want := range map[string]int64{"512": 2 << 20, "0": 4 << 30, "-5": 4 << 30, "9007199254740993": 4 << 30, "3000000": 4 << 30, "2000000": 2*2000000*1024 + 1<<20} {
+	for size, want := range map[string]int64{"512": 65 << 20, "0": 4 << 30, "-5": 4 << 30, "9007199254740993": 4 << 30, "3000000": 4 << 30, "2000000": 2*2000000*1024 + 64<<20} {
 		control := strings.Replace(controlText, "Description", "Installed-Size: "+size+"\nDescription", 1)
 		if got := u.limitOf(control); got != want {
 			t.Errorf("Installed-Size %s: got %d, want %d", size, got, want)

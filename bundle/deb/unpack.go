@@ -32,7 +32,7 @@ const (
 // Debian 13 stay below 1.7 times, the big ones below 1.03.
 const (
 	inflation     = 2
-	inflationBase = 1 << 20
+	inflationBase = 64 << 20
 )
 
 // Unpacker decodes .debs into a cache directory. It may be used from several

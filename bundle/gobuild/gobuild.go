@@ -60,6 +60,8 @@ type Binary struct {
 type Builder struct {
 	Cache string // directory
 	Log   *slog.Logger
+	// Offline refuses to download or compile anything: what is not there is an error.
+	Offline bool
 	// Progress is told when a module is compiled, which what is cached is not:
 	// how many packages so far.
 	Progress func(m Module, a arch.Arch, packages int)
@@ -118,6 +120,9 @@ func (b *Builder) Build(ctx context.Context, m Module, progs []Program, a arch.A
 		return bins, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		b.Log.Warn("built programs are damaged, building again", "dir", dir, "cause", err)
+	}
+	if b.Offline {
+		return nil, fmt.Errorf("programs of %s@%s for %s: not built yet, or damaged: %w", m.Path, m.Version, a, fs.ErrNotExist)
 	}
 	if err := os.MkdirAll(b.Cache, 0o755); err != nil {
 		return nil, err
@@ -336,6 +341,9 @@ func (b *Builder) watch(ctx context.Context, dir string, env []string, line func
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), append([]string{"GOTOOLCHAIN=local", "GOWORK=off"}, env...)...)
+	if b.Offline {
+		cmd.Env = append(cmd.Env, "GOPROXY=off")
+	}
 	var stdout bytes.Buffer
 	stderr := &lines{each: line}
 	cmd.Stdout, cmd.Stderr = &stdout, stderr

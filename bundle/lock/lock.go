@@ -19,7 +19,7 @@ const LockFormat = 1
 // digests, and the digest of the bundle.yaml that it was resolved from.
 type Lock struct {
 	Format    int        `json:"format"`
-	Config    Digest     `json:"config"`    // of the bytes of bundle.yaml
+	Config    Digest     `json:"config"`    // of the parts of bundle.yaml that decide what follows
 	Resolved  time.Time  `json:"resolved"`  // time of the newest package index: the image's own clock
 	Toolchain string     `json:"toolchain"` // of the Go programs: "go1.26.0"
 	Debs      []Deb      `json:"debs"`      // sorted by architecture, name

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -42,7 +43,7 @@ type Manifest struct {
 	Blobs      []Blob    `json:"blobs"`      // sorted by role, then name
 }
 
-// Blob is one file of the store: blobs/sha256/<SHA256>.
+// Blob is one file of the store: blobs/sha256/<File()>.
 type Blob struct {
 	Name   string `json:"name"` // unique: "system.erofs", "layers/kube-proxy.1"
 	Role   Role   `json:"role"`
@@ -53,6 +54,31 @@ type Blob struct {
 	// Chunks are the sha256 of each ChunkSize bytes, the last chunk shorter, so
 	// that a blob can be verified by several processors and piece by piece.
 	Chunks []Digest `json:"chunks"`
+	// Frames are the lengths in bytes of the zstd frames (RFC 8878) that hold
+	// one chunk each, in order, nothing between them; without, the file is plain.
+	// Size, SHA256 and Chunks are always those of the plain bytes.
+	Frames []int64 `json:"frames,omitempty"`
+}
+
+// File is the blob's name below blobs/sha256: its digest, and ".zst" when it
+// is in frames.
+func (b Blob) File() string {
+	if len(b.Frames) > 0 {
+		return string(b.SHA256) + ".zst"
+	}
+	return string(b.SHA256)
+}
+
+// StoredSize is the number of bytes the blob takes on a medium.
+func (b Blob) StoredSize() int64 {
+	if len(b.Frames) == 0 {
+		return b.Size
+	}
+	var n int64
+	for _, f := range b.Frames {
+		n += f
+	}
+	return n
 }
 
 // ChunkSize is the number of bytes that one entry of Blob.Chunks stands for.
@@ -137,6 +163,9 @@ func decode(b []byte) (*Manifest, error) {
 		}
 		if bl.Size < 0 || len(bl.Chunks) != ChunkCount(bl.Size) {
 			return nil, fmt.Errorf("manifest: blob %q: %d chunks for %d bytes, want %d", bl.Name, len(bl.Chunks), bl.Size, ChunkCount(bl.Size))
+		}
+		if len(bl.Frames) > 0 && (len(bl.Frames) != len(bl.Chunks) || slices.Min(bl.Frames) < 1 || slices.Max(bl.Frames) > 2*ChunkSize) {
+			return nil, fmt.Errorf("manifest: blob %q: %d frames for %d chunks, or one that is empty or longer than %d bytes", bl.Name, len(bl.Frames), len(bl.Chunks), 2*ChunkSize)
 		}
 		for _, c := range bl.Chunks {
 			if _, err := ParseDigest(string(c)); err != nil {

@@ -21,26 +21,27 @@ import (
 // Store is a directory with blobs/sha256/<64 hex>.
 type Store struct{ dir string }
 
-// abandoned is the age at which a temporary file belongs to a Put that was
-// killed: none takes a day.
-const abandoned = 24 * time.Hour
-
 // New uses (and makes) a directory, and clears away what killed Puts left.
 func New(dir string) (*Store, error) {
 	s := &Store{dir: dir}
 	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	left, err := filepath.Glob(filepath.Join(dir, ".put-*"))
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	for _, name := range left {
-		if fi, err := os.Lstat(name); err == nil && time.Since(fi.ModTime()) > abandoned {
-			_ = os.Remove(name) // another process may have been first
+	s.sweep(24 * time.Hour)
+	return s, nil
+}
+
+// sweep removes what processes that were killed left half written. Younger
+// files may belong to one that is running.
+func (s *Store) sweep(age time.Duration) {
+	for _, pat := range []string{".put-*", "erofs-mkfs-*"} {
+		old, _ := filepath.Glob(filepath.Join(s.dir, pat))
+		for _, name := range old {
+			if fi, err := os.Lstat(name); err == nil && time.Since(fi.ModTime()) > age {
+				_ = os.Remove(name)
+			}
 		}
 	}
-	return s, nil
 }
 
 // Path is where a blob is, or would be.

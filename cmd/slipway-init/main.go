@@ -1,6 +1,6 @@
 // Command slipway-init is PID 1 of a node. Under the name modprobe it loads
-// modules for the kernel; with the argument poweroff or reboot it asks PID 1 to
-// end the machine.
+// modules for the kernel, under the name slipway it shows people what the node
+// does; with the argument poweroff or reboot it asks PID 1 to end the machine.
 //
 // It holds no logic: package firstboot does.
 package main
@@ -23,6 +23,10 @@ func main() {
 		exit(firstboot.Modprobe(os.Args[1:]))
 	case os.Getpid() == 1:
 		boot()
+	case filepath.Base(os.Args[0]) == "slipway":
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		exit(firstboot.Status().Run(ctx, os.Args[1:], os.Stdout))
 	case len(os.Args) == 2 && os.Args[1] == "poweroff":
 		exit(syscall.Kill(1, syscall.SIGTERM))
 	case len(os.Args) == 2 && os.Args[1] == "reboot":

@@ -7,15 +7,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"slipway.dev/slipway/bundle"
 	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/cmd/slipway/content"
+	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/images"
-	"slipway.dev/slipway/images/kmod"
-	"slipway.dev/slipway/images/rootfs"
 )
 
 // buildFlags are those of verbs that end in an ISO.
@@ -26,25 +26,36 @@ type buildFlags struct {
 
 func (f *buildFlags) register(cmd *cobra.Command) {
 	f.projectFlags.register(cmd)
-	cmd.Flags().StringVarP(&f.out, "out", "o", "out", "directory of the results")
-	cmd.Flags().StringVar(&f.key, "key", "", "ed25519 signing key (default: made on first use in the user's config directory)")
+	f.narrow(cmd)
+	cmd.Flags().StringVar(&f.out, "out", "out", "directory of the results")
+	cmd.Flags().StringVar(&f.key, "key", "", "ed25519 signing key of `slipway keygen` (default: made on first use in the user's config directory)")
 	cmd.Flags().Lookup("lock").Usage = "the lock file (default: slipway.lock in the output directory)"
 }
 
 func (a *app) buildCommand() *cobra.Command {
 	var f buildFlags
 	cmd := &cobra.Command{
-		Use:     "build",
-		Short:   "Build the ISO of a bundle, running whatever is missing before it",
-		Example: "  slipway build -f configs/examples/bundle.yaml -o out/",
-		Args:    noArgs,
+		Use:   "build",
+		Short: "Build the ISO and the netboot files of a bundle, running whatever is missing before it",
+		Long: `Build locks the bundle when it has no lock, fetches and compiles what is not in
+the cache, and writes for every architecture the ISO, a netboot directory with
+the same content, the signed manifest, and an SBOM; then SHA256SUMS of them all.
+With the same lock the results are the same to the last bit. After
+"slipway fetch" it needs no network.`,
+		Example: `  slipway build -f configs/examples/bundle.yaml --out out/
+  slipway build -f bundle.yaml --arch arm64 --key release.key
+  (cd out && sha256sum -c SHA256SUMS)`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			res, err := a.build(cmd.Context(), &f)
+			all, err := a.build(cmd.Context(), &f)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(a.out, "%s  %s  %s\n", res.ISO, size(res.Size), res.SHA256)
-			return nil
+			return a.show(all, func() {
+				for _, b := range all {
+					fmt.Fprintf(a.out, "%s  %s  %s\n", b.ISO.Path, size(b.ISO.Size), b.ISO.SHA256)
+				}
+			})
 		},
 	}
 	f.register(cmd)
@@ -52,23 +63,20 @@ func (a *app) buildCommand() *cobra.Command {
 }
 
 // built is the record of the last build beside its ISO: the same inputs need
-// no second one.
+// no second one. Paths are relative to the output directory.
 type built struct {
-	Inputs lock.Digest `json:"inputs"`
-	ISO    string      `json:"iso"`
-	Size   int64       `json:"size"`
-	SHA256 lock.Digest `json:"sha256"`
+	Arch    arch.Arch         `json:"arch"`
+	Inputs  lock.Digest       `json:"inputs"`
+	ISO     images.Artefact   `json:"iso"`
+	Netboot string            `json:"netboot"`
+	Files   []images.Artefact `json:"files"`
 }
 
-func (a *app) build(ctx context.Context, f *buildFlags) (*built, error) {
+func (a *app) build(ctx context.Context, f *buildFlags) ([]*built, error) {
 	if f.lock == "" {
 		f.lock = filepath.Join(f.out, "slipway.lock")
 	}
 	if err := os.MkdirAll(f.out, 0o755); err != nil {
-		return nil, err
-	}
-	key, err := a.signingKey(f.key)
-	if err != nil {
 		return nil, err
 	}
 	proj, p, err := a.open(&f.projectFlags)
@@ -76,83 +84,129 @@ func (a *app) build(ctx context.Context, f *buildFlags) (*built, error) {
 		return nil, err
 	}
 	defer p.Done()
+	key, err := a.signingKey(f.key)
+	if err != nil {
+		return nil, err
+	}
 	l, err := a.ensureLock(ctx, proj)
 	if err != nil {
 		return nil, err
 	}
-	var last *built
-	for _, ar := range proj.Bundle.Spec.Architectures {
+	archs, err := f.architectures(proj)
+	if err != nil {
+		return nil, err
+	}
+	var all []*built
+	for _, ar := range archs {
 		parts, err := proj.Fetch(ctx, l, ar)
 		if err != nil {
 			return nil, err
 		}
-		if last, err = a.buildArch(ctx, proj, parts, f.out, key, p); err != nil {
+		one, err := a.buildArch(ctx, proj, parts, f.out, key, p)
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", ar, err)
 		}
+		all = append(all, one)
 	}
-	return last, nil
+	return all, writeSums(f.out, proj.Bundle.Spec.Architectures)
 }
 
 func (a *app) buildArch(ctx context.Context, proj *bundle.Project, parts *bundle.Parts, out string, key ed25519.PrivateKey, p *progress) (*built, error) {
-	record := filepath.Join(out, fmt.Sprintf(".built-%s.json", parts.Arch))
+	record := filepath.Join(out, recordName(parts.Arch))
 	inputs, err := inputsOf(proj, parts, key)
 	if err != nil {
 		return nil, err
 	}
-	if b, ok := upToDate(record, inputs); ok {
-		fmt.Fprintf(a.err, "%s is up to date\n", b.ISO)
+	if b, ok := upToDate(out, parts.Arch); ok && b.Inputs == inputs {
+		b.ISO.Path = filepath.Join(out, b.ISO.Path)
+		fmt.Fprintf(a.err, "%s is up to date\n", b.ISO.Path)
 		return b, nil
 	}
-	p.Step("unpacking packages", 0, 0)
-	c, err := content(ctx, proj, parts, key.Public().(ed25519.PublicKey))
+	plan, err := content.Assemble(ctx, proj, parts, key.Public().(ed25519.PublicKey), a.cacheDir, p.Step)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := images.Assemble(c, func(t *rootfs.Tree, release string) ([]kmod.Module, error) {
-		return a.modules(t, release, parts.Debs, p)
-	})
-	if err != nil {
-		return nil, err
+	if odd := plan.Content.Unreviewed(); len(odd) > 0 {
+		fmt.Fprintf(a.err, "warning: no script of a package is run, and nobody has looked at those of %s: start what they bring once on a node\n", strings.Join(odd, ", "))
 	}
-	b := &images.Builder{Store: proj.Store, Out: out, Key: key, Report: p.Step}
+	b := &images.Builder{Store: proj.Store, Cache: a.cacheDir, Out: out, Key: key, Report: p.Step}
 	res, err := b.Build(ctx, plan)
 	if err != nil {
 		return nil, err
 	}
-	done := &built{Inputs: inputs, ISO: res.ISO, Size: res.Size, SHA256: res.SHA256}
-	raw, err := json.Marshal(done)
+	done := &built{Arch: parts.Arch, Inputs: inputs, ISO: res.ISO, Netboot: res.Netboot, Files: res.All}
+	if err := done.relative(out); err != nil {
+		return nil, err
+	}
+	raw, err := json.MarshalIndent(done, "", " ")
 	if err != nil {
 		return nil, err
 	}
+	done.ISO.Path = res.ISO.Path
 	return done, lock.WriteFile(record, raw, 0o644)
 }
 
-// modules reads what the kernel's modules say of themselves, once per kernel
-// package: unpacking four thousand of them takes seconds.
-func (a *app) modules(t *rootfs.Tree, release string, debs []lock.Deb, p *progress) ([]kmod.Module, error) {
-	i := slices.IndexFunc(debs, func(d lock.Deb) bool { return d.In(bundle.SetSystem) && d.Name == "linux-image-"+release })
-	if i < 0 {
-		return kmod.Read(t, release)
+func recordName(ar arch.Arch) string { return fmt.Sprintf(".built-%s.json", ar) }
+
+func (b *built) relative(out string) error {
+	for _, p := range append([]*string{&b.ISO.Path, &b.Netboot}, paths(b.Files)...) {
+		rel, err := filepath.Rel(out, *p)
+		if err != nil {
+			return err
+		}
+		*p = filepath.ToSlash(rel)
 	}
-	name := filepath.Join(a.cacheDir, "modules-"+string(debs[i].SHA256)+".json")
-	var mods []kmod.Module
-	if raw, err := os.ReadFile(name); err == nil && json.Unmarshal(raw, &mods) == nil {
-		return mods, nil
+	return nil
+}
+
+func paths(all []images.Artefact) (out []*string) {
+	for i := range all {
+		out = append(out, &all[i].Path)
 	}
-	p.Step("reading kernel modules", 0, 0)
-	mods, err := kmod.Read(t, release)
+	return out
+}
+
+// upToDate reads the record of the last build, if everything it left is there.
+func upToDate(out string, ar arch.Arch) (*built, bool) {
+	raw, err := os.ReadFile(filepath.Join(out, recordName(ar)))
 	if err != nil {
-		return nil, err
+		return nil, false
 	}
-	raw, err := json.Marshal(mods)
-	if err != nil {
-		return nil, err
+	var b built
+	if json.Unmarshal(raw, &b) != nil || len(b.Files) == 0 {
+		return nil, false
 	}
-	return mods, lock.WriteFile(name, raw, 0o644)
+	for _, f := range b.Files {
+		if fi, err := os.Stat(filepath.Join(out, f.Path)); err != nil || fi.Size() != f.Size {
+			return nil, false
+		}
+	}
+	return &b, true
+}
+
+// writeSums writes SHA256SUMS in the format of sha256sum(1), for every
+// architecture of the bundle that has been built into the directory.
+func writeSums(out string, all []arch.Arch) error {
+	var s strings.Builder
+	for _, ar := range all {
+		b, ok := upToDate(out, ar)
+		if !ok {
+			continue
+		}
+		for _, f := range b.Files {
+			fmt.Fprintf(&s, "%s  %s\n", f.SHA256, f.Path)
+		}
+	}
+	name := filepath.Join(out, "SHA256SUMS")
+	if old, err := os.ReadFile(name); err == nil && string(old) == s.String() {
+		return nil
+	}
+	return lock.WriteFile(name, []byte(s.String()), 0o644)
 }
 
 // inputsOf names everything that decides the bytes of an ISO: the bundle, its
-// packages, programs and images, the config files, the key, and this builder.
+// packages, programs and images, the config and overlay files, the key, and
+// this builder.
 func inputsOf(proj *bundle.Project, parts *bundle.Parts, key ed25519.PrivateKey) (lock.Digest, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -167,23 +221,18 @@ func inputsOf(proj *bundle.Project, parts *bundle.Parts, key ed25519.PrivateKey)
 	if err != nil {
 		return "", err
 	}
-	boot, err := bootOf(proj, parts)
+	boot, err := content.Boot(proj, parts)
 	if err != nil {
 		return "", err
 	}
-	raw, err := json.Marshal([]any{proj.Digest, parts, boot, key.Public(), builder})
-	return lock.SumBytes(raw), err
-}
-
-func upToDate(record string, inputs lock.Digest) (*built, bool) {
-	raw, err := os.ReadFile(record)
+	over, err := content.Overlay(proj)
 	if err != nil {
-		return nil, false
+		return "", err
 	}
-	var b built
-	if json.Unmarshal(raw, &b) != nil || b.Inputs != inputs {
-		return nil, false
+	files, err := over.Digest()
+	if err != nil {
+		return "", err
 	}
-	fi, err := os.Stat(b.ISO)
-	return &b, err == nil && fi.Size() == b.Size
+	raw, err := json.Marshal([]any{proj.Digest, parts, boot, files, key.Public(), builder})
+	return lock.SumBytes(raw), err
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,9 +16,11 @@ import (
 func (a *app) checkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check FILE...",
-		Short: "Check bundle.yaml, user-data, meta-data and network-config files",
+		Short: "Check bundle.yaml, cluster.yaml, user-data, vendor-data, meta-data and network-config files",
 		Long: `Check reads each file as what its name or first line says it is, and prints
-everything that is wrong with it, with line and column. It needs no network.`,
+everything that is wrong with it, with line and column. Of user-data and
+vendor-data in one directory it checks what they are together, too. It needs no
+network.`,
 		Example: `  slipway check bundle.yaml
   slipway check cidata/user-data cidata/network-config`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -35,7 +38,10 @@ everything that is wrong with it, with line and column. It needs no network.`,
 				}
 				errs = append(errs, err)
 			}
-			return errors.Join(errs...)
+			if err := errors.Join(errs...); err != nil {
+				return err
+			}
+			return a.checkMerged(args)
 		},
 	}
 }
@@ -45,8 +51,11 @@ func (a *app) checkFile(name string, raw []byte) error {
 	var err error
 	kind := ""
 	switch base := filepath.Base(name); {
-	case strings.HasPrefix(base, "user-data") || strings.HasPrefix(string(raw), "#cloud-config"):
+	case strings.HasPrefix(base, "user-data") || strings.HasPrefix(base, "vendor-data") || strings.HasPrefix(string(raw), "#cloud-config"):
 		kind = "user-data"
+		if strings.HasPrefix(base, "vendor-data") {
+			kind = "vendor-data"
+		}
 		var u *configs.UserData
 		if u, err = configs.ParseUserData(name, raw); err == nil {
 			warnings = u.Warnings
@@ -63,6 +72,9 @@ func (a *app) checkFile(name string, raw []byte) error {
 		if n, err = configs.ParseNetworkConfig(name, raw); err == nil {
 			warnings = n.Warnings
 		}
+	case strings.HasPrefix(base, "cluster") || strings.Contains(string(raw), "\nkind: Cluster"):
+		kind = configs.KindCluster
+		_, err = configs.ParseCluster(name, raw)
 	default:
 		kind = configs.KindBundle
 		_, err = configs.ParseBundle(name, raw)
@@ -74,5 +86,29 @@ func (a *app) checkFile(name string, raw []byte) error {
 		fmt.Fprintf(a.err, "warning: %v\n", w)
 	}
 	fmt.Fprintf(a.out, "%s: good %s\n", name, kind)
+	return nil
+}
+
+// checkMerged checks each vendor-data with the user-data beside it, where both are given.
+func (a *app) checkMerged(names []string) error {
+	for _, v := range names {
+		dir, base := filepath.Split(v)
+		user := dir + strings.Replace(base, "vendor-data", "user-data", 1)
+		if !strings.HasPrefix(base, "vendor-data") || !slices.Contains(names, user) {
+			continue
+		}
+		u, err := os.ReadFile(user)
+		if err != nil {
+			return err
+		}
+		raw, err := os.ReadFile(v)
+		if err != nil {
+			return err
+		}
+		if _, err := configs.ParseMerged(configs.File{Name: user, Data: u}, configs.File{Name: v, Data: raw}); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.out, "%s and %s: good together\n", user, v)
+	}
 	return nil
 }

@@ -32,14 +32,14 @@ func (a *app) demoCommand() *cobra.Command {
 		Long: `Demo builds the bundle if something changed, starts a virtual machine from the
 ISO on a network inside this process that leads nowhere, shows its phases, and
 prints its nodes and pods. On a terminal the machine stays until Ctrl-C.`,
-		Example: "  slipway demo -f configs/examples/bundle.yaml -o out",
+		Example: "  slipway demo -f configs/examples/bundle.yaml --out out",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			res, err := a.build(cmd.Context(), &f)
+			all, err := a.build(cmd.Context(), &f)
 			if err != nil {
 				return err
 			}
-			return a.demo(cmd.Context(), res.ISO, f.out)
+			return a.demo(cmd.Context(), all[0].ISO.Path, f.out)
 		},
 	}
 	f.register(cmd)
@@ -72,7 +72,7 @@ func (a *app) demo(ctx context.Context, iso, out string) error {
 		return err
 	}
 	defer vm.Close()
-	kubeconfig, err := a.show(ctx, vm, host, signer, out)
+	kubeconfig, err := a.showCluster(ctx, vm, host, signer, out)
 	if err != nil {
 		return err
 	}
@@ -161,9 +161,9 @@ func phaseLine(e handoff.Event) string {
 	return strings.TrimRight(fmt.Sprintf("%7.1fs  %-8s %-28s %s", e.Uptime, e.State, name, text), " ")
 }
 
-// show prints nodes and pods and writes a kubeconfig that reaches the machine
+// showCluster prints nodes and pods and writes a kubeconfig that reaches the machine
 // through a loopback port of this host.
-func (a *app) show(ctx context.Context, vm *qemu.VM, host *lan.Host, signer ssh.Signer, out string) (string, error) {
+func (a *app) showCluster(ctx context.Context, vm *qemu.VM, host *lan.Host, signer ssh.Signer, out string) (string, error) {
 	r, err := vm.SSH(ctx, qemu.SSHOptions{Signer: signer})
 	if err != nil {
 		return "", err

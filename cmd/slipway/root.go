@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ type app struct {
 	out, err io.Writer
 	verbose  bool
 	cacheDir string
+	output   string // text or json: what stdout carries
 }
 
 // usageError is the user's mistake on the command line: exit code 2.
@@ -65,6 +67,9 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.output != "text" && a.output != "json" {
+				return usageError{fmt.Errorf("--output %q: want text or json", a.output)}
+			}
 			if a.cacheDir != "" {
 				return nil
 			}
@@ -79,8 +84,21 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "say every step and command that is run")
 	root.PersistentFlags().StringVar(&a.cacheDir, "cache", "", "directory for downloads and built programs (default: slipway below the user's cache directory)")
-	root.AddCommand(a.lockCommand(), a.buildCommand(), a.checkCommand(), a.demoCommand())
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "what stdout carries: text or json")
+	root.AddCommand(a.newCommand(), a.checkCommand(), a.lockCommand(), a.fetchCommand(), a.verifyCommand(), a.planCommand(),
+		a.buildCommand(), a.keygenCommand(), a.schemaCommand(), a.demoCommand(), manCommand(root))
 	return root
+}
+
+// show prints a result: as JSON, or as text does it.
+func (a *app) show(result any, text func()) error {
+	if a.output != "json" {
+		text()
+		return nil
+	}
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	return e.Encode(result)
 }
 
 func (a *app) logger() *slog.Logger {

@@ -3,8 +3,7 @@ package apply
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,36 +18,54 @@ type account struct {
 	home     string
 }
 
+func (a account) owner() owner { return owner{a.uid, a.gid} }
+
+// database is passwd(5), group(5) and shadow(5) as fields, read and saved together.
+type database struct {
+	root                  string
+	passwd, group, shadow [][]string
+}
+
+func open(root string) (*database, error) {
+	d := &database{root: root}
+	var errs [3]error
+	d.passwd, errs[0] = lines(root, "etc/passwd")
+	d.group, errs[1] = lines(root, "etc/group")
+	d.shadow, errs[2] = lines(root, "etc/shadow")
+	return d, errors.Join(errs[:]...)
+}
+
+func (d *database) save() error {
+	return errors.Join(save(d.root, "etc/group", d.group, 0o644), save(d.root, "etc/passwd", d.passwd, 0o644),
+		save(d.root, "etc/shadow", d.shadow, 0o640))
+}
+
 // lines reads an account file as fields; a missing one is empty.
 func lines(root, name string) ([][]string, error) {
-	raw, err := os.ReadFile(filepath.Join(root, name))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
+	raw, err := read(root, name)
 	var out [][]string
-	for _, l := range strings.Split(string(raw), "\n") {
+	for l := range strings.SplitSeq(raw, "\n") {
 		if strings.TrimSpace(l) != "" {
 			out = append(out, strings.Split(l, ":"))
 		}
 	}
-	return out, nil
+	return out, err
 }
 
-func save(root, name string, l [][]string, mode os.FileMode) error {
+func save(root, name string, l [][]string, mode fs.FileMode) error {
 	var b strings.Builder
 	for _, f := range l {
 		b.WriteString(strings.Join(f, ":") + "\n")
+	}
+	if old, err := read(root, name); err == nil && old == b.String() {
+		return nil
 	}
 	return write(root, name, b.String(), mode)
 }
 
 // find looks a user up by name or number.
-func find(root, who string) (account, error) {
-	l, err := lines(root, "etc/passwd")
-	if err != nil {
-		return account{}, err
-	}
-	for _, f := range l {
+func (d *database) find(who string) (account, error) {
+	for _, f := range d.passwd {
 		if len(f) >= 6 && (f[0] == who || f[2] == who) {
 			uid, _ := strconv.Atoi(f[2])
 			gid, _ := strconv.Atoi(f[3])
@@ -61,12 +78,8 @@ func find(root, who string) (account, error) {
 	return account{}, fmt.Errorf("user %q: not known on this node", who)
 }
 
-func group(root, which string) (int, error) {
-	l, err := lines(root, "etc/group")
-	if err != nil {
-		return 0, err
-	}
-	for _, f := range l {
+func (d *database) gid(which string) (int, error) {
+	for _, f := range d.group {
 		if len(f) >= 3 && (f[0] == which || f[2] == which) {
 			return strconv.Atoi(f[2])
 		}
@@ -91,75 +104,107 @@ func free(l [][]string, low int) int {
 	return low
 }
 
-// addUser makes an account unless it exists, and in both cases its groups,
-// keys and sudo rules.
-func addUser(root string, u configs.User) error {
-	a, err := find(root, u.Name)
-	if err != nil {
-		if a, err = create(root, u); err != nil {
-			return err
-		}
+// addGroup makes a group unless it exists; low is where free numbers begin.
+func (d *database) addGroup(name string, low int) {
+	if !slices.ContainsFunc(d.group, func(f []string) bool { return f[0] == name }) {
+		d.group = append(d.group, []string{name, "x", strconv.Itoa(free(d.group, low)), ""})
 	}
-	for _, g := range u.Groups {
-		if err := join(root, u.Name, g); err != nil {
-			return err
-		}
-	}
-	if err := keys(root, a, u.SSHAuthorizedKeys); err != nil {
-		return err
-	}
-	if len(u.Sudo) == 0 {
-		return nil
-	}
-	var b strings.Builder
-	for _, rule := range u.Sudo {
-		fmt.Fprintf(&b, "%s %s\n", u.Name, rule)
-	}
-	return write(root, "etc/sudoers.d/90-"+strings.ReplaceAll(u.Name, ".", "_"), b.String(), 0o440)
 }
 
-func create(root string, u configs.User) (account, error) {
-	passwd, err := lines(root, "etc/passwd")
-	if err != nil {
-		return account{}, err
+// join adds a user to a group.
+func (d *database) join(user, name string) error {
+	i := slices.IndexFunc(d.group, func(f []string) bool { return f[0] == name && len(f) == 4 })
+	if i < 0 {
+		return fmt.Errorf("group %q: not known on this node", name)
 	}
-	groups, err := lines(root, "etc/group")
-	if err != nil {
-		return account{}, err
+	members := strings.FieldsFunc(d.group[i][3], func(r rune) bool { return r == ',' })
+	if !slices.Contains(members, user) {
+		d.group[i][3] = strings.Join(append(members, user), ",")
 	}
-	shadow, err := lines(root, "etc/shadow")
-	if err != nil {
-		return account{}, err
-	}
-	low := 1000 // adduser.conf(5)
+	return nil
+}
+
+// create makes an account. The numbers are those of adduser.conf(5), but that
+// system accounts begin at 500, above Debian's own.
+func (d *database) create(u configs.User) (account, error) {
+	low := 1000
 	if u.System {
 		low = 500
 	}
-	a := account{name: u.Name, uid: free(passwd, low), home: or(u.Homedir, "/home/"+u.Name)}
+	a := account{name: u.Name, uid: free(d.passwd, low), home: or(u.Homedir, "/home/"+u.Name)}
 	if u.UID != nil {
-		a.uid = *u.UID
-	}
-	if u.PrimaryGroup != "" {
-		if a.gid, err = group(root, u.PrimaryGroup); err != nil {
-			return a, err
+		a.uid = int(*u.UID)
+		if other, err := d.find(strconv.Itoa(a.uid)); err == nil && other.name != strconv.Itoa(a.uid) {
+			return a, fmt.Errorf("uid %d belongs to %q", a.uid, other.name)
 		}
-	} else {
-		a.gid = free(groups, a.uid)
-		groups = append(groups, []string{u.Name, "x", strconv.Itoa(a.gid), ""})
 	}
-	hash := "*" // no password fits, keys do; "!" would lock keys out too (sshd(8))
-	if u.Passwd != "" && u.LockPasswd != nil && !*u.LockPasswd {
-		hash = u.Passwd
+	primary := u.PrimaryGroup
+	switch {
+	case primary != "" && creates(u):
+		d.addGroup(primary, low)
+	case primary == "" && u.NoUserGroup:
+		primary = "users"
+		d.addGroup(primary, 100) // base-passwd's number
+	case primary == "":
+		primary = u.Name
+		d.addGroup(primary, a.uid)
 	}
-	passwd = append(passwd, []string{u.Name, "x", strconv.Itoa(a.uid), strconv.Itoa(a.gid), u.Gecos, a.home, or(u.Shell, "/bin/bash")})
-	shadow = append(shadow, []string{u.Name, hash, "20000", "0", "99999", "7", "", "", ""})
-	if err := errors.Join(save(root, "etc/group", groups, 0o644), save(root, "etc/passwd", passwd, 0o644), save(root, "etc/shadow", shadow, 0o640)); err != nil {
+	var err error
+	if a.gid, err = d.gid(primary); err != nil {
 		return a, err
 	}
-	if u.NoCreateHome {
+	d.passwd = append(d.passwd, []string{u.Name, "x", strconv.Itoa(a.uid), strconv.Itoa(a.gid), u.Gecos, a.home, or(u.Shell, "/bin/bash")})
+	expire, inactive := "", ""
+	if days, ok := u.ExpireDate.Days(); ok {
+		expire = strconv.Itoa(days)
+	}
+	if u.Inactive != nil {
+		inactive = strconv.Itoa(int(*u.Inactive))
+	}
+	// 20000 days are 2024-10-04: a date that is the same in every boot.
+	d.shadow = append(d.shadow, []string{u.Name, locked, "20000", "0", "99999", "7", inactive, expire, ""})
+	if !unlocked(u) || u.Passwd == "" {
 		return a, nil
 	}
-	return a, own(filepath.Join(root, a.home), a, 0o750)
+	return a, d.password(u.Name, u.Passwd, false)
+}
+
+// locked is a password that nothing fits. "!" would keep keys out too, as sshd
+// runs without PAM (sshd: platform.c, LOCKED_PASSWD_PREFIX).
+const locked = "*"
+
+func unlocked(u configs.User) bool { return u.LockPasswd != nil && !*u.LockPasswd }
+
+func creates(u configs.User) bool { return u.CreateGroups == nil || *u.CreateGroups }
+
+// password sets a hash; an expired one has to be changed at the first login.
+func (d *database) password(name, hash string, expire bool) error {
+	if _, err := d.find(name); err != nil {
+		return err
+	}
+	i := slices.IndexFunc(d.shadow, func(f []string) bool { return f[0] == name })
+	if i < 0 {
+		i = len(d.shadow)
+		d.shadow = append(d.shadow, []string{name, locked, "20000", "0", "99999", "7", "", "", ""})
+	}
+	for len(d.shadow[i]) < 9 {
+		d.shadow[i] = append(d.shadow[i], "")
+	}
+	d.shadow[i][1] = hash
+	if expire {
+		d.shadow[i][2] = "0" // shadow(5): to be changed at the next login
+	}
+	return nil
+}
+
+// clear sets a password in clear text, with a new salt only if it is another one.
+func (d *database) clear(name, text string, expire bool) error {
+	for _, f := range d.shadow {
+		if f[0] == name && len(f) > 1 && fits(text, f[1]) {
+			return nil
+		}
+	}
+	return d.password(name, hashPassword(text), expire)
 }
 
 func or(s, def string) string {
@@ -167,46 +212,4 @@ func or(s, def string) string {
 		return def
 	}
 	return s
-}
-
-func own(dir string, a account, mode os.FileMode) error {
-	if err := os.MkdirAll(dir, mode); err != nil {
-		return err
-	}
-	return os.Chown(dir, a.uid, a.gid)
-}
-
-// join adds a user to a group, which is made if it is not there.
-func join(root, user, name string) error {
-	groups, err := lines(root, "etc/group")
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(groups, func(f []string) bool { return f[0] == name && len(f) == 4 })
-	if i < 0 {
-		groups = append(groups, []string{name, "x", strconv.Itoa(free(groups, 1000)), user})
-		return save(root, "etc/group", groups, 0o644)
-	}
-	members := strings.FieldsFunc(groups[i][3], func(r rune) bool { return r == ',' })
-	if slices.Contains(members, user) {
-		return nil
-	}
-	groups[i][3] = strings.Join(append(members, user), ",")
-	return save(root, "etc/group", groups, 0o644)
-}
-
-// keys writes authorized_keys in a user's home.
-func keys(root string, a account, list []string) error {
-	if len(list) == 0 {
-		return nil
-	}
-	dir := filepath.Join(root, a.home, ".ssh")
-	if err := own(dir, a, 0o700); err != nil {
-		return err
-	}
-	name := filepath.Join(dir, "authorized_keys")
-	if err := os.WriteFile(name, []byte(strings.Join(list, "\n")+"\n"), 0o600); err != nil {
-		return err
-	}
-	return os.Chown(name, a.uid, a.gid)
 }

@@ -1,40 +1,47 @@
 package apply
 
 import (
-	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/pem"
-	"errors"
-	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
-
-	"golang.org/x/crypto/ssh"
 
 	"slipway.dev/slipway/configs"
 )
 
 // Names is how a node is called.
 type Names struct {
-	Hostname, FQDN string
-	Address        netip.Addr
-	Hosts          configs.HostsMode
+	Hostname string     // the first part of the name, and the node's in the cluster
+	Address  netip.Addr // of the card with the default route
+	configs.Identity
+}
+
+// System is what the machine calls itself: the first part of its name, or all
+// of it with prefer_fqdn_over_hostname.
+func (n Names) System() string {
+	if n.PreferFQDN && n.FQDN != "" {
+		return n.FQDN
+	}
+	return n.Hostname
 }
 
 // Host writes hostname, hosts and machine-id below root/etc.
 func Host(root string, n Names) error {
-	if err := write(root, "etc/hostname", n.Hostname+"\n", 0o644); err != nil {
+	old, err := read(root, "etc/hostname")
+	if err != nil {
 		return err
+	}
+	kept := n.PreserveHostname && strings.TrimSpace(old) != ""
+	if !kept && (n.CreateHostnameFile == nil || *n.CreateHostnameFile) {
+		if err := write(root, "etc/hostname", n.System()+"\n", 0o644); err != nil {
+			return err
+		}
 	}
 	if err := write(root, "etc/hosts", hosts(n), 0o644); err != nil {
 		return err
 	}
-	old, err := os.ReadFile(filepath.Join(root, "etc/machine-id"))
-	if err == nil && len(strings.TrimSpace(string(old))) == 32 {
-		return nil
+	if id, err := read(root, "etc/machine-id"); err != nil || len(strings.TrimSpace(id)) == 32 {
+		return err
 	}
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails (crypto/rand)
@@ -48,46 +55,8 @@ func hosts(n Names) string {
 		all = n.FQDN + " " + n.Hostname
 	}
 	s := "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n"
-	if n.Hosts == "localhost" || !n.Address.IsValid() { // cloud-init's manage_etc_hosts: localhost
+	if n.ManageEtcHosts == "localhost" || !n.Address.IsValid() { // cloud-init's manage_etc_hosts: localhost
 		return s + "127.0.1.1 " + all + "\n"
 	}
 	return s + n.Address.String() + " " + all + "\n"
-}
-
-// HostKey makes an ed25519 host key for sshd unless there is one.
-func HostKey(path string) error {
-	if _, err := os.Stat(path); err == nil {
-		return nil
-	}
-	pub, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return err
-	}
-	block, err := ssh.MarshalPrivateKey(key, "")
-	if err != nil {
-		return fmt.Errorf("host key: %w", err)
-	}
-	sp, err := ssh.NewPublicKey(pub)
-	if err != nil {
-		return fmt.Errorf("host key: %w", err)
-	}
-	if err := os.WriteFile(path+".pub", ssh.MarshalAuthorizedKey(sp), 0o644); err != nil {
-		return err
-	}
-	return os.WriteFile(path, pem.EncodeToMemory(block), 0o600)
-}
-
-// write replaces root/name. What was a symlink becomes a file.
-func write(root, name, content string, mode os.FileMode) error {
-	p := filepath.Join(root, name)
-	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-		return err
-	}
-	if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := os.WriteFile(p, []byte(content), mode); err != nil {
-		return err
-	}
-	return os.Chmod(p, mode)
 }

@@ -1,10 +1,12 @@
 package apply
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"slipway.dev/slipway/configs"
 )
@@ -14,108 +16,107 @@ const ChronyConf = "/etc/chrony/chrony.conf"
 
 const caBundle = "etc/ssl/certs/ca-certificates.crt"
 
-// User applies user-data to the system below root: write_files, users, keys,
-// the deferred write_files, certificates, time zone and time servers, in
-// cloud-init's order. Keys at the top are root's: there is no other default user.
-func User(root string, u *configs.UserData) error {
-	if err := files(root, u.WriteFiles, false); err != nil {
-		return err
-	}
-	top := append([]string(nil), u.SSHAuthorizedKeys...)
-	for i, one := range u.Users {
-		if one.Default {
-			top = append(top, one.SSHAuthorizedKeys...)
-			continue
+// User applies what user-data says below root, but for the files that it has
+// written before (Files): accounts, keys, sshd, passwords, certificates, time
+// zone and time servers, then the deferred files, in cloud-init's order. meta
+// are the keys of meta-data. There is no default user but root unless
+// user-data names one.
+func User(root string, u *configs.UserData, meta []string, done Instance) error {
+	for _, step := range []struct {
+		name string
+		run  func() error
+	}{
+		{"ca_certs", func() error { return certificates(root, u.CACerts) }},
+		{"users", func() error { return accounts(root, u, meta) }},
+		{"ssh", func() error { return sshServer(root, u.SSHServer) }},
+		{"ntp", func() error { return clock(root, u.NTP) }},
+		{"timezone", func() error { return zone(root, u.Timezone) }},
+		{"write_files deferred", func() error { return files(root, u.WriteFiles, true) }},
+	} {
+		if err := done.Once(step.name, step.run); err != nil {
+			return err
 		}
-		if err := addUser(root, one); err != nil {
-			return fmt.Errorf("users[%d]: %w", i, err)
-		}
 	}
-	if err := keys(root, account{home: "/root"}, top); err != nil {
-		return err
-	}
-	if err := files(root, u.WriteFiles, true); err != nil {
-		return err
-	}
-	if err := certificates(root, u.CACerts); err != nil {
-		return fmt.Errorf("ca_certs: %w", err)
-	}
-	if err := zone(root, u.Timezone); err != nil {
-		return err
-	}
-	if len(u.NTP.Servers)+len(u.NTP.Pools) == 0 {
-		return nil
-	}
-	return write(root, ChronyConf, chrony(u.NTP), 0o644)
+	return nil
+}
+
+// Files writes the files of write_files that are not deferred.
+func Files(root string, u *configs.UserData, done Instance) error {
+	return done.Once("write_files", func() error { return files(root, u.WriteFiles, false) })
 }
 
 func files(root string, all []configs.WriteFile, deferred bool) error {
+	d, err := open(root)
+	if err != nil {
+		return err
+	}
 	for i, f := range all {
 		if f.Defer != deferred {
 			continue
 		}
-		if err := file(root, f); err != nil {
+		if err := d.file(f); err != nil {
 			return fmt.Errorf("write_files[%d] %q: %w", i, f.Path, err)
 		}
 	}
 	return nil
 }
 
-func file(root string, f configs.WriteFile) error {
+func (d *database) file(f configs.WriteFile) error {
 	content, err := f.Bytes()
 	if err != nil {
 		return err
 	}
 	user, grp := f.UserGroup()
-	a, err := find(root, user)
+	a, err := d.find(user)
 	if err != nil {
+		if !f.Defer {
+			return fmt.Errorf("%w (defer: true writes the file after users are made)", err)
+		}
 		return err
 	}
 	if grp != "" {
-		if a.gid, err = group(root, grp); err != nil {
+		if a.gid, err = d.gid(grp); err != nil {
 			return err
 		}
 	}
-	p := filepath.Join(root, f.Path)
-	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-		return err
-	}
-	flags := os.O_CREATE | os.O_WRONLY | os.O_TRUNC
+	place := put
 	if f.Append {
-		flags = os.O_CREATE | os.O_WRONLY | os.O_APPEND
+		place = add
 	}
-	// Nobody may read a secret between creation and chmod.
-	out, err := os.OpenFile(p, flags, 0o600)
-	if err != nil {
-		return err
+	err = place(d.root, f.Path, content, f.Mode(), a.owner())
+	if errors.Is(err, syscall.EROFS) {
+		return fmt.Errorf("%w: write below /etc, /var, /srv, /root or /home, or put the file into the bundle's overlay", err)
 	}
-	defer out.Close()
-	if _, err := out.Write(content); err != nil {
-		return err
-	}
-	if err := out.Chown(a.uid, a.gid); err != nil {
-		return err
-	}
-	return out.Chmod(f.Mode())
+	return err
 }
 
-// certificates adds to the bundle that OpenSSL and Go read.
+// certificates adds to the bundle that OpenSSL and Go read. What the image has
+// is kept beside it, so that a second time starts from there.
 func certificates(root string, c configs.CACerts) error {
 	if len(c.Trusted) == 0 && !c.RemoveDefaults {
 		return nil
 	}
+	const image = caBundle + ".image"
+	old, err := read(root, image)
+	if err == nil && old == "" {
+		if old, err = read(root, caBundle); err == nil && old != "" {
+			err = write(root, image, old, 0o644)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("ca_certs: %w", err)
+	}
 	var all []string
 	if !c.RemoveDefaults {
-		old, err := os.ReadFile(filepath.Join(root, caBundle))
-		if err != nil && !os.IsNotExist(err) {
-			return err
-		}
-		all = append(all, strings.TrimRight(string(old), "\n"))
+		all = append(all, strings.TrimRight(old, "\n"))
 	}
 	for _, t := range c.Trusted {
 		all = append(all, strings.TrimSpace(t))
 	}
-	return write(root, caBundle, strings.TrimLeft(strings.Join(all, "\n"), "\n")+"\n", 0o644)
+	if err := write(root, caBundle, strings.TrimLeft(strings.Join(all, "\n"), "\n")+"\n", 0o644); err != nil {
+		return fmt.Errorf("ca_certs: %w", err)
+	}
+	return nil
 }
 
 func zone(root, name string) error {
@@ -127,22 +128,39 @@ func zone(root, name string) error {
 		return fmt.Errorf("timezone %q: the bundle's tzdata has no such zone", name)
 	}
 	link := filepath.Join(root, "etc/localtime")
-	_ = os.Remove(link)
-	if err := os.Symlink(target, link); err != nil {
-		return err
+	if old, _ := os.Readlink(link); old != target {
+		_ = os.Remove(link)
+		if err := os.Symlink(target, link); err != nil {
+			return fmt.Errorf("timezone: %w", err)
+		}
 	}
 	return write(root, "etc/timezone", name+"\n", 0o644)
+}
+
+// ChronyPath is where chronyd finds what clock wrote.
+func ChronyPath(n configs.NTP) string { return or(n.Config.ConfPath, ChronyConf) }
+
+func clock(root string, n configs.NTP) error {
+	if !n.Sources() {
+		return nil
+	}
+	if err := write(root, ChronyPath(n), chrony(n), 0o644); err != nil {
+		return fmt.Errorf("ntp: %w", err)
+	}
+	return nil
 }
 
 // chrony renders chrony.conf(5): a clock that is far off steps in the first
 // updates, before certificates suffer from it.
 func chrony(n configs.NTP) string {
 	var b strings.Builder
-	for _, s := range n.Servers {
-		fmt.Fprintf(&b, "server %s iburst\n", s)
-	}
-	for _, p := range n.Pools {
-		fmt.Fprintf(&b, "pool %s iburst\n", p)
+	for _, l := range []struct {
+		format string
+		of     []string
+	}{{"server %s iburst\n", n.Servers}, {"pool %s iburst\n", n.Pools}, {"peer %s\n", n.Peers}, {"allow %s\n", n.Allow}} {
+		for _, s := range l.of {
+			fmt.Fprintf(&b, l.format, s)
+		}
 	}
 	b.WriteString("driftfile /var/lib/chrony/drift\nmakestep 1 3\nrtcsync\ncmdport 0\n")
 	return b.String()

@@ -1,11 +1,11 @@
 // Package blobs gives a node its content by digest and checks every byte of it
-// before it is used.
+// before it is used: in place on a medium that holds it plain, and otherwise
+// brought chunk by chunk into memory, from a medium or from a seed.
 //
-// It neither fetches nor mounts, and trusts only the manifest it is given.
+// It mounts nothing, and trusts only the manifest it is given.
 package blobs
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,38 +18,52 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/bundle/store"
 	"slipway.dev/slipway/images/layout"
 )
 
-// Store is where a node's blobs are: the boot medium today, a disk later.
-type Store interface {
-	// Path is the file that holds the blob; it need not exist.
-	Path(d lock.Digest) string
+// File is an open blob as its source stores it.
+type File interface {
+	io.ReaderAt
+	io.Closer
 }
 
-// Dir is a store below a directory that has layout.Dir in it.
+// Source is where blobs come from.
+type Source interface {
+	// Open returns the bytes stored for a blob, packed or plain. A blob that is
+	// not there is a MissingError; a length other than the manifest's, where
+	// the source knows it, a store.SizeError.
+	Open(ctx context.Context, b lock.Blob) (File, error)
+	// Local is the file that holds the blob, "" when there is no such file here.
+	Local(b lock.Blob) string
+}
+
+// Dir is a source below a directory that has layout.Dir in it: a mounted medium.
 type Dir string
 
-// Path implements Store.
-func (d Dir) Path(x lock.Digest) string { return filepath.Join(string(d), layout.Blobs, string(x)) }
+// Local implements Source.
+func (d Dir) Local(b lock.Blob) string { return filepath.Join(string(d), layout.Blobs, b.File()) }
 
-// DigestError is a blob whose content is not what the manifest says.
-type DigestError struct {
-	Blob      lock.Blob
-	Path      string
-	GotBytes  int64
-	At        int64       // first byte of the chunk
-	Got, Want lock.Digest // of the chunk
-}
-
-func (e *DigestError) Error() string {
-	if e.GotBytes != e.Blob.Size {
-		return fmt.Sprintf("blob %q: size mismatch: got %d bytes, want %d", e.Blob.Name, e.GotBytes, e.Blob.Size)
+// Open implements Source.
+func (d Dir) Open(_ context.Context, b lock.Blob) (File, error) {
+	f, err := os.Open(d.Local(b))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, &MissingError{Blob: b, Err: err}
 	}
-	return fmt.Sprintf("blob %q: digest mismatch in the chunk at byte %d: got %s, want %s", e.Blob.Name, e.At, e.Got, e.Want)
+	if err != nil {
+		return nil, fmt.Errorf("blob %q: %w", b.Name, err)
+	}
+	fi, err := f.Stat()
+	if err == nil && fi.Size() != b.StoredSize() {
+		err = &store.SizeError{Blob: b, Got: fi.Size()}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
-// MissingError is a blob that the store does not have.
+// MissingError is a blob that the source does not have.
 type MissingError struct {
 	Blob lock.Blob
 	Err  error
@@ -58,71 +72,119 @@ type MissingError struct {
 func (e *MissingError) Error() string { return fmt.Sprintf("blob %q: %v", e.Blob.Name, e.Err) }
 func (e *MissingError) Unwrap() error { return e.Err }
 
-// Verify reads the whole blob, which leaves it in the page cache, and compares
-// its size and the digest of each chunk, with as many goroutines as
-// processors: hashing is what costs, on machines without SHA instructions most
-// of all. progress, if not nil, gets the bytes so far, one call at a time.
-func Verify(ctx context.Context, s Store, b lock.Blob, progress func(done int64)) error {
-	f, err := os.Open(s.Path(b.SHA256))
-	if errors.Is(err, os.ErrNotExist) {
-		return &MissingError{Blob: b, Err: err}
+// Store is a node's blobs: those that a local source holds plain stay there,
+// all others are brought into Memory.
+type Store struct {
+	Source Source
+	// Memory is a directory on a file system that EROFS can be mounted from: a
+	// ramfs, because tmpfs cannot (it has no read_folio, which Linux 6.12 asks for).
+	Memory string
+}
+
+func (s *Store) inPlace(b lock.Blob) bool { return len(b.Frames) == 0 && s.Source.Local(b) != "" }
+
+// Path is the plain file of a blob once Bring has returned.
+func (s *Store) Path(b lock.Blob) string {
+	if s.inPlace(b) {
+		return s.Source.Local(b)
 	}
+	return filepath.Join(s.Memory, string(b.SHA256))
+}
+
+// Needs is how many bytes of memory the blobs will take.
+func (s *Store) Needs(all []lock.Blob) (n int64) {
+	for _, b := range all {
+		if !s.inPlace(b) {
+			n += b.Size
+		}
+	}
+	return n
+}
+
+// Bring makes the blob usable at its Path: it reads all of it and compares the
+// digest of each chunk, with as many goroutines as processors: hashing is what
+// costs, on machines without SHA instructions most of all. A blob read in place
+// is in the page cache afterwards. progress, if not nil, gets the plain bytes so
+// far, one call at a time. Nothing has the blob's name before all of it is right.
+func (s *Store) Bring(ctx context.Context, b lock.Blob, progress func(done int64)) error {
+	from, err := s.Source.Open(ctx, b)
 	if err != nil {
-		return fmt.Errorf("blob %q: %w", b.Name, err)
+		return err
 	}
-	defer f.Close()
-	if fi, err := f.Stat(); err != nil || fi.Size() != b.Size {
-		return cmp.Or(err, error(&DigestError{Blob: b, Path: f.Name(), GotBytes: size(fi)}))
+	defer from.Close()
+	r, err := store.NewReader(from, b)
+	if err != nil {
+		return err
 	}
+	defer r.Close()
+	if s.inPlace(b) {
+		return chunks(ctx, r, nil, progress)
+	}
+	name := s.Path(b)
+	if _, err := os.Stat(name); err == nil {
+		return nil // an image layer that two images share
+	}
+	if err := os.MkdirAll(s.Memory, 0o755); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(name+".part", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o444)
+	if err != nil {
+		return err
+	}
+	err = chunks(ctx, r, out, progress)
+	if err = errors.Join(err, out.Close()); err != nil {
+		return errors.Join(err, os.Remove(name+".part"))
+	}
+	return os.Rename(name+".part", name)
+}
+
+// chunks verifies all chunks and, with out, writes each to its place.
+func chunks(ctx context.Context, r *store.Reader, out io.WriterAt, progress func(int64)) error {
 	var mu sync.Mutex
 	var done int64
+	width := runtime.GOMAXPROCS(0)
+	buffers := make(chan []byte, width)
+	for range width {
+		buffers <- make([]byte, lock.ChunkSize)
+	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for i, want := range b.Chunks {
+	g.SetLimit(width)
+	for i := range r.Count() {
 		if gctx.Err() != nil {
 			break
 		}
 		g.Go(func() error {
-			n, err := chunk(gctx, f, b, i, want)
+			if gctx.Err() != nil {
+				return gctx.Err()
+			}
+			buf := <-buffers
+			defer func() { buffers <- buf }()
+			plain, err := r.Chunk(i, buf)
+			if err == nil && out != nil {
+				_, err = out.WriteAt(plain, int64(i)*lock.ChunkSize)
+			}
+			if err != nil {
+				return err
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			if done += n; progress != nil && err == nil {
+			if done += int64(len(plain)); progress != nil {
 				progress(done)
 			}
-			return err
+			return nil
 		})
 	}
-	// A loop that ctx cut short has no error of its own and proved nothing.
-	return cmp.Or(g.Wait(), ctx.Err())
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err() // a loop that ctx cut short has no error of its own and proved nothing
 }
 
-func chunk(ctx context.Context, f *os.File, b lock.Blob, i int, want lock.Digest) (int64, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	at := int64(i) * lock.ChunkSize
-	got, n, err := lock.Sum(io.NewSectionReader(f, at, lock.ChunkSize))
-	if err != nil {
-		return n, fmt.Errorf("blob %q: reading at byte %d: %w", b.Name, at+n, err)
-	}
-	if got != want {
-		return n, &DigestError{Blob: b, Path: f.Name(), GotBytes: b.Size, At: at, Got: got, Want: want}
-	}
-	return n, nil
-}
-
-func size(fi os.FileInfo) int64 {
-	if fi == nil {
-		return 0
-	}
-	return fi.Size()
-}
-
-// VerifyAll verifies blobs one after the other and calls good for each that is
+// BringAll brings blobs one after the other and calls good for each that is
 // right. The first error ends it.
-func VerifyAll(ctx context.Context, s Store, all []lock.Blob, good func(lock.Blob) error) error {
+func (s *Store) BringAll(ctx context.Context, all []lock.Blob, good func(lock.Blob) error) error {
 	for _, b := range all {
-		if err := Verify(ctx, s, b, nil); err != nil {
+		if err := s.Bring(ctx, b, nil); err != nil {
 			return err
 		}
 		if err := good(b); err != nil {
@@ -134,7 +196,7 @@ func VerifyAll(ctx context.Context, s Store, all []lock.Blob, good func(lock.Blo
 
 // LinkLayer makes the name that containerd's EROFS snapshotter looks for in a
 // layer content cache: <dir>/sha256/<first 2>/<diffID>.erofs.
-func LinkLayer(dir string, s Store, b lock.Blob) error {
+func (s *Store) LinkLayer(dir string, b lock.Blob) error {
 	if b.Role != lock.RoleLayer || len(b.DiffID) < 2 {
 		return nil
 	}
@@ -143,7 +205,7 @@ func LinkLayer(dir string, s Store, b lock.Blob) error {
 		return err
 	}
 	name := filepath.Join(d, string(b.DiffID)+".erofs")
-	if err := os.Symlink(s.Path(b.SHA256), name); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Symlink(s.Path(b), name); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("layer %q: %w", b.Name, err)
 	}
 	return nil

@@ -1,6 +1,15 @@
 package blobs
 
 import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
 	"context"
 	"errors"
 	"os"
@@ -9,10 +18,11 @@ import (
 	"testing"
 
 	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/bundle/store"
 	"slipway.dev/slipway/images/layout"
 )
 
-func store(t *testing.T, contents ...string) (Dir, []lock.Blob) {
+func filled(t *testing.T, contents ...string) (*Store, []lock.Blob) {
 	t.Helper()
 	d := Dir(t.TempDir())
 	if err := os.MkdirAll(filepath.Join(string(d), layout.Blobs), 0o755); err != nil {
@@ -25,18 +35,18 @@ func store(t *testing.T, contents ...string) (Dir, []lock.Blob) {
 		if b.Chunks, err = lock.Chunks(strings.NewReader(c), b.Size); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(d.Path(b.SHA256), []byte(c), 0o644); err != nil {
+		if err := os.WriteFile(d.Local(b), []byte(c), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		out = append(out, b)
 	}
-	return d, out
+	return &Store{Source: d, Memory: t.TempDir()}, out
 }
 
-func TestVerify(t *testing.T) {
-	d, b := store(t, strings.Repeat("content", 900_000))
+func TestBringInPlace(t *testing.T) {
+	d, b := filled(t, strings.Repeat("content", 900_000))
 	var last int64
-	if err := Verify(t.Context(), d, b[0], func(n int64) { last = n }); err != nil || last != b[0].Size {
+	if err := d.Bring(t.Context(), b[0], func(n int64) { last = n }); err != nil || last != b[0].Size {
 		t.Errorf("got %v after %d bytes", err, last)
 	}
 	for name, breakIt := range map[string]struct {
@@ -52,15 +62,15 @@ func TestVerify(t *testing.T) {
 		"gone":      {os.Remove, `blob "layers/a": open `},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, b := store(t, strings.Repeat("content", 900_000))
-			if err := breakIt.do(d.Path(b[0].SHA256)); err != nil {
+			d, b := filled(t, strings.Repeat("content", 900_000))
+			if err := breakIt.do(d.Path(b[0])); err != nil {
 				t.Fatal(err)
 			}
-			err := Verify(t.Context(), d, b[0], nil)
+			err := d.Bring(t.Context(), b[0], nil)
 			if err == nil || !strings.HasPrefix(err.Error(), breakIt.want) {
 				t.Errorf("got %v, want %s", err, breakIt.want)
 			}
-			if e, ok := errors.AsType[*DigestError](err); ok && (e.Blob.Name != "layers/a" || e.Got == e.Blob.SHA256) {
+			if e, ok := errors.AsType[*store.ChunkError](err); ok && (e.Blob.Name != "layers/a" || e.Got == e.Blob.SHA256) {
 				t.Errorf("got %+v", e)
 			}
 		})
@@ -68,13 +78,13 @@ func TestVerify(t *testing.T) {
 }
 
 func TestOnlyVerifiedLayersAreLinked(t *testing.T) {
-	d, b := store(t, "one", "two", "three")
-	if err := os.WriteFile(d.Path(b[1].SHA256), []byte("TWO"), 0o644); err != nil {
+	d, b := filled(t, "one", "two", "three")
+	if err := os.WriteFile(d.Path(b[1]), []byte("TWO"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	out := t.TempDir()
-	err := VerifyAll(t.Context(), d, b, func(x lock.Blob) error { return LinkLayer(out, d, x) })
-	if e, ok := errors.AsType[*DigestError](err); !ok || e.Blob.Name != "layers/b" {
+	err := d.BringAll(t.Context(), b, func(x lock.Blob) error { return d.LinkLayer(out, x) })
+	if e, ok := errors.AsType[*store.ChunkError](err); !ok || e.Blob.Name != "layers/b" {
 		t.Fatalf("got %v", err)
 	}
 	link := func(x lock.Blob) string {
@@ -83,7 +93,7 @@ func TestOnlyVerifiedLayersAreLinked(t *testing.T) {
 	if _, err := os.Lstat(link(b[1])); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the wrong layer is there: %v", err)
 	}
-	if err := LinkLayer(out, d, b[0]); err != nil {
+	if err := d.LinkLayer(out, b[0]); err != nil {
 		t.Fatal(err)
 	}
 	if raw, err := os.ReadFile(link(b[0])); string(raw) != "one" || err != nil {
@@ -91,11 +101,116 @@ func TestOnlyVerifiedLayersAreLinked(t *testing.T) {
 	}
 }
 
-func TestVerifyThatIsCutShortProvesNothing(t *testing.T) {
-	d, b := store(t, "content")
+func TestBringThatIsCutShortProvesNothing(t *testing.T) {
+	d, b := filled(t, "content")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Verify(ctx, d, b[0], nil); !errors.Is(err, context.Canceled) {
+	if err := d.Bring(ctx, b[0], nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// packed returns a store over an HTTP server with one blob in frames, and a
+// hook that may spoil each answer.
+func packed(t *testing.T, plain []byte, spoil func(w http.ResponseWriter, r *http.Request) bool) (*Store, lock.Blob) {
+	t.Helper()
+	enc, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := lock.Blob{Name: "system.erofs", Size: int64(len(plain)), SHA256: lock.SumBytes(plain)}
+	var stored []byte
+	for at := 0; at < len(plain); at += lock.ChunkSize {
+		c := plain[at:min(len(plain), at+lock.ChunkSize)]
+		f := enc.EncodeAll(c, nil)
+		stored = append(stored, f...)
+		b.Frames, b.Chunks = append(b.Frames, int64(len(f))), append(b.Chunks, lock.SumBytes(c))
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/x/"+layout.Blobs+"/"+string(b.SHA256)+".zst" {
+			http.NotFound(w, r)
+			return
+		}
+		if !spoil(w, r) {
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(stored))
+		}
+	}))
+	t.Cleanup(srv.Close)
+	return &Store{Source: NewSeed(srv.URL+"/x", func(error) {}), Memory: t.TempDir()}, b
+}
+
+func noise(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i * i >> 7)
+	}
+	return b
+}
+
+func TestBringFromASeedThatBreaksOff(t *testing.T) {
+	plain := noise(2*lock.ChunkSize + 77)
+	var requests atomic.Int32
+	s, b := packed(t, plain, func(w http.ResponseWriter, r *http.Request) bool {
+		if n := requests.Add(1); n == 1 { // promises a range and sends half a kilobyte of it
+			var from, to int64
+			_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &from, &to)
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/999999", from, to))
+			w.Header().Set("Content-Length", fmt.Sprint(to-from+1))
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(make([]byte, 0))
+			panic(http.ErrAbortHandler)
+		} else if n == 2 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		}
+		return false
+	})
+	if err := s.Bring(t.Context(), b, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(s.Path(b)); err != nil || !bytes.Equal(got, plain) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	if n := requests.Load(); n < 5 {
+		t.Errorf("%d requests, want three frames and two more", n)
+	}
+}
+
+func TestBringRefusesWhatASeedMakesUp(t *testing.T) {
+	plain := noise(lock.ChunkSize + 5)
+	for name, spoil := range map[string]func(w http.ResponseWriter, r *http.Request) bool{
+		"another content": func(w http.ResponseWriter, r *http.Request) bool {
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(make([]byte, 1<<20)))
+			return true
+		},
+		"a bomb": func(w http.ResponseWriter, r *http.Request) bool {
+			enc, _ := zstd.NewWriter(nil)
+			bomb := enc.EncodeAll(make([]byte, 64<<20), nil)
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(append(bomb, make([]byte, 1<<20)...)))
+			return true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, b := packed(t, plain, spoil)
+			err := s.Bring(t.Context(), b, nil)
+			if _, ok := errors.AsType[*store.ChunkError](err); !ok {
+				t.Errorf("got %v", err)
+			}
+			if left, _ := os.ReadDir(s.Memory); len(left) > 0 {
+				t.Errorf("%s was left in memory", left[0].Name())
+			}
+		})
+	}
+	s, b := packed(t, plain, func(http.ResponseWriter, *http.Request) bool { return false })
+	b.SHA256 = lock.SumBytes(nil)
+	if err := s.Bring(t.Context(), b, nil); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("a blob that is not there: %v", err)
+	}
+	// A server that ignores ranges would send the start of the file for every frame.
+	s, b = packed(t, plain, func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(http.StatusOK); return true })
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := s.Bring(ctx, b, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a server without ranges: %v", err)
 	}
 }

@@ -122,13 +122,51 @@ func Documents(n Node) ([]byte, error) {
 		if i > 0 {
 			out.WriteString("---\n")
 		}
-		b, err := yaml.Marshal(d)
+		b, err := n.render(d)
 		if err != nil {
 			return nil, fmt.Errorf("rendering kubeadm.yaml: %w", err)
 		}
 		out.Write(b)
 	}
 	return out.Bytes(), nil
+}
+
+// render writes a document with the node's override for its kind.
+func (n Node) render(d any) ([]byte, error) {
+	b, err := yaml.Marshal(d)
+	if err != nil {
+		return nil, err
+	}
+	var doc map[string]any
+	if err := yaml.Unmarshal(b, &doc); err != nil {
+		return nil, err
+	}
+	kind, _ := doc["kind"].(string)
+	patch, ok := n.Overrides[kind]
+	if !ok {
+		return b, nil
+	}
+	return yaml.Marshal(mergePatch(doc, patch))
+}
+
+// mergePatch is RFC 7386, section 2: null removes, mappings are merged, all
+// else replaces.
+func mergePatch(target map[string]any, patch map[string]any) map[string]any {
+	if target == nil {
+		target = map[string]any{}
+	}
+	for k, v := range patch {
+		switch v := v.(type) {
+		case nil:
+			delete(target, k)
+		case map[string]any:
+			old, _ := target[k].(map[string]any)
+			target[k] = mergePatch(old, v)
+		default:
+			target[k] = v
+		}
+	}
+	return target
 }
 
 func initDocument(n Node) initConfiguration {

@@ -2,6 +2,8 @@ package kubeadm
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"flag"
 	"net/netip"
 	"os"
@@ -27,7 +29,14 @@ func TestDocuments(t *testing.T) {
 	full.Taints = []Taint{{Key: "node-role.kubernetes.io/control-plane", Effect: "NoSchedule"}}
 	full.Patches = "/etc/kubernetes/patches"
 	full.CertificateLife = 90 * 24 * time.Hour
-	for name, n := range map[string]Node{"single": single(), "full": full} {
+	patched := single()
+	patched.Overrides = map[string]map[string]any{
+		"ClusterConfiguration":   {"apiServer": map[string]any{"extraArgs": []any{map[string]any{"name": "audit-log-maxage", "value": "7"}}}},
+		"InitConfiguration":      {"nodeRegistration": map[string]any{"taints": []any{map[string]any{"key": "dedicated", "effect": "NoSchedule"}}}, "timeouts": map[string]any{"discovery": "20m0s", "tlsBootstrap": nil}},
+		"KubeletConfiguration":   {"maxPods": 200, "containerLogMaxFiles": nil, "evictionHard": map[string]any{"memory.available": "5%"}},
+		"KubeProxyConfiguration": {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "mode": "iptables"},
+	}
+	for name, n := range map[string]Node{"single": single(), "full": full, "patched": patched} {
 		t.Run(name, func(t *testing.T) {
 			b, err := Documents(n)
 			if err != nil {
@@ -40,6 +49,24 @@ func TestDocuments(t *testing.T) {
 			}
 			golden(t, name+".flannel.yaml", b)
 		})
+	}
+}
+
+// The examples of RFC 7386, appendix A, whose target and patch are objects.
+func TestMergePatch(t *testing.T) {
+	for _, c := range [][3]string{
+		{`{"a":"b"}`, `{"a":"c"}`, `{"a":"c"}`}, {`{"a":"b"}`, `{"b":"c"}`, `{"a":"b","b":"c"}`}, {`{"a":"b"}`, `{"a":null}`, `{}`},
+		{`{"a":"b","b":"c"}`, `{"a":null}`, `{"b":"c"}`}, {`{"a":["b"]}`, `{"a":"c"}`, `{"a":"c"}`}, {`{"a":"c"}`, `{"a":["b"]}`, `{"a":["b"]}`},
+		{`{"a":{"b":"c"}}`, `{"a":{"b":"d","c":null}}`, `{"a":{"b":"d"}}`}, {`{"a":[{"b":"c"}]}`, `{"a":[1]}`, `{"a":[1]}`},
+		{`{"e":null}`, `{"a":1}`, `{"a":1,"e":null}`}, {`{}`, `{"a":{"bb":{"ccc":null}}}`, `{"a":{"bb":{}}}`},
+	} {
+		var target, patch map[string]any
+		if err := errors.Join(json.Unmarshal([]byte(c[0]), &target), json.Unmarshal([]byte(c[1]), &patch)); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := json.Marshal(mergePatch(target, patch)); string(got) != c[2] {
+			t.Errorf("%s and %s: got %s, want %s", c[0], c[1], got, c[2])
+		}
 	}
 }
 

@@ -2,6 +2,9 @@ package kubeadm
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +15,7 @@ import (
 const (
 	kubeadmConfig = "/etc/kubernetes/kubeadm.yaml"
 	pkiDir        = "/etc/kubernetes/pki"
+	manifestDir   = "/etc/kubernetes/manifests"
 	adminConf     = "/etc/kubernetes/admin.conf"
 	superConf     = "/etc/kubernetes/super-admin.conf"
 	etcdData      = "/var/lib/etcd/member"
@@ -34,24 +38,34 @@ const (
 
 // progress looks at what is on disk.
 func (r Runner) progress() (progress, error) {
-	marker, etcd, kubelet := exists(r.at(doneMarker)), exists(r.at(etcdData)), exists(r.at(kubeletConfig))
+	marker, etcd := exists(r.at(doneMarker)), exists(r.at(etcdData))
+	// Preflight wants none of these (kubeadm app/preflight/checks.go); certificates may be there.
+	manifests, _ := filepath.Glob(r.at(manifestDir + "/*.yaml"))
+	begun := len(manifests) > 0 || exists(r.at(kubeletKubeconfig)) || exists(r.at(kubeletConfig))
 	switch {
 	case marker && !etcd:
 		return "", fmt.Errorf("this node made a cluster (%s), and its data %s is gone", doneMarker, etcdData)
 	case marker:
 		return done, nil
-	case etcd || kubelet:
+	case etcd || begun:
 		return partial, nil
 	}
 	return fresh, nil
 }
 
-// repair removes what a power cut leaves of files that are written in one go: empty
-// files, and keys whose certificate was not written any more (kubeadm writes
-// the key first). A certificate without a key is an external CA's and stays.
-func (r Runner) repair() error {
+// wholeFiles are written in one go: empty, they are what a power cut left.
+// kubelet does not start with an empty state file.
+var wholeFiles = []string{pkiDir + "/*", pkiDir + "/etcd/*", "/etc/kubernetes/*.conf", manifestDir + "/*.yaml",
+	kubeletConfig, kubeletFlags, "/var/lib/kubelet/*_state", "/var/lib/kubelet/pki/*", "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint",
+	"/etc/cni/net.d/*", "/var/lib/cni/*/*/*"}
+
+// Repair removes what a power cut leaves of files that are written in one go:
+// empty files, and keys whose certificate was not written any more (kubeadm
+// writes the key first). A certificate without a key is an external CA's and
+// stays. Call it before kubelet starts.
+func (r Runner) Repair() error {
 	var files []string
-	for _, glob := range []string{pkiDir + "/*", pkiDir + "/etcd/*", "/etc/kubernetes/*.conf", "/etc/kubernetes/manifests/*.yaml"} {
+	for _, glob := range wholeFiles {
 		m, err := filepath.Glob(r.at(glob))
 		if err != nil {
 			return err
@@ -78,7 +92,40 @@ func (r Runner) repair() error {
 			return err
 		}
 	}
-	return nil
+	return r.foreignKubelet()
+}
+
+// foreignKubelet removes kubelet's client certificate when the CA of this node
+// did not sign it: it belongs to a CA that a power cut took, and the API server
+// would refuse kubelet for ever. kubelet.conf brings a new one.
+func (r Runner) foreignKubelet() error {
+	raw, err := os.ReadFile(r.at(kubeletClient))
+	if err != nil {
+		return nil //nolint:nilerr // none there
+	}
+	roots := x509.NewCertPool()
+	ca, err := os.ReadFile(r.at(pkiDir + "/ca.crt"))
+	if err == nil {
+		roots.AppendCertsFromPEM(ca)
+	}
+	for block, rest := pem.Decode(raw); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			break
+		}
+		if _, err := c.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: c.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err == nil {
+			return nil
+		}
+	}
+	old, err := filepath.Glob(r.at(filepath.Dir(kubeletClient) + "/kubelet-client-*.pem"))
+	for _, f := range old {
+		r.Log.Info("removing kubelet certificate of another CA", "file", f)
+		err = errors.Join(err, os.Remove(f))
+	}
+	return err
 }
 
 // prepare writes what has to be there before kubeadm and kubelet start.

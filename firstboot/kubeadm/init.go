@@ -2,6 +2,7 @@ package kubeadm
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"os"
@@ -44,6 +45,9 @@ func (r Runner) Init(ctx context.Context, n Node) error {
 	if err != nil {
 		return report.Fail("SW-KUBEADM-NODE", "Correct the node's configuration.", err)
 	}
+	if err := r.Repair(); err != nil {
+		return report.Fail("SW-KUBEADM-REPAIR", "look at the state volume with e2fsck", fmt.Errorf("repairing after an interruption: %w", err))
+	}
 	state, err := r.progress()
 	if err != nil {
 		return report.Fail("SW-KUBEADM-DATA", "Restore an etcd snapshot, or remove "+doneMarker+" to make a new cluster.", err)
@@ -56,6 +60,9 @@ func (r Runner) Init(ctx context.Context, n Node) error {
 	}
 	if r.Patience == 0 {
 		r.Patience = 15 * time.Minute
+	}
+	if state != fresh {
+		r.Report(handoff.Event{Step: "resume", State: handoff.Running, Text: fmt.Sprintf("an earlier boot got as far as %q", state), Data: map[string]any{"state": string(state), "ca": r.ca()}})
 	}
 	r.Log.Info("kubernetes", "state", state, "node", n.Name, "address", n.Address, "version", n.KubernetesVersion)
 	if state == done {
@@ -72,12 +79,19 @@ func (r Runner) Init(ctx context.Context, n Node) error {
 	return r.session(n).ready(ctx)
 }
 
+// ca is the sha256 of the cluster's CA certificate, "" before there is one: it
+// tells one cluster from another.
+func (r Runner) ca() string {
+	raw, err := os.ReadFile(r.at(pkiDir + "/ca.crt"))
+	if err != nil || len(raw) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(raw))
+}
+
 // kubeadm runs `kubeadm init`. The network is applied while kubeadm is still
 // busy with its later phases: flanneld's start takes as long as they do.
 func (r Runner) kubeadm(ctx context.Context, n Node, state progress) error {
-	if err := r.repair(); err != nil {
-		return report.Fail("SW-KUBEADM-REPAIR", "", fmt.Errorf("repairing after an interruption: %w", err))
-	}
 	// show-join-command prints the token.
 	skip := "show-join-command"
 	if state == partial {

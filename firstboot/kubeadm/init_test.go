@@ -192,6 +192,9 @@ func TestInit(t *testing.T) {
 	}{
 		{"fresh", nil, argv + "show-join-command"},
 		{"cut before kubelet", map[string]string{pkiDir + "/ca.crt": ""}, argv + "show-join-command"},
+		{"cut after kubeconfigs", map[string]string{kubeletKubeconfig: "x"}, argv + "preflight,show-join-command"},
+		{"cut after manifests", map[string]string{manifestDir + "/etcd.yaml": "x"}, argv + "preflight,show-join-command"},
+		{"cut while files were empty", map[string]string{kubeletKubeconfig: "", manifestDir + "/etcd.yaml": ""}, argv + "show-join-command"},
 		{"cut after kubelet", map[string]string{kubeletConfig: "x"}, argv + "preflight,show-join-command"},
 		{"cut after etcd", map[string]string{etcdData + "/wal": "x"}, argv + "preflight,show-join-command"},
 		{"done", map[string]string{etcdData + "/wal": "x", doneMarker: "v1.37.1", adminConf: "KUBECONFIG"}, ""},
@@ -365,7 +368,7 @@ func TestRepair(t *testing.T) {
 		}
 		s.put("/etc/kubernetes"+f, content)
 	}
-	if err := s.runner().repair(); err != nil {
+	if err := s.runner().Repair(); err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range keep {

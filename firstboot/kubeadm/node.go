@@ -20,6 +20,8 @@ type Node struct {
 	FlannelImage      string       // "ghcr.io/flannel-io/flannel:v0.26.7"
 	Taints            []Taint      // none: pods may run here
 	Patches           string       // directory of kubeadm patches, "" for none
+	// Overrides are RFC 7386 merge patches for documents, by kind ("KubeletConfiguration").
+	Overrides map[string]map[string]any
 	// CertificateLife is how long leaf certificates last, 0 for a year; CAs last ten times as long.
 	CertificateLife time.Duration
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"slipway.dev/slipway/firstboot/supervise"
@@ -26,6 +27,9 @@ func KubeletService() supervise.Service {
 		Name: "kubelet",
 		When: func() bool { return exists(kubeletConfig) && exists(kubeletFlags) },
 		Command: func() (argv, env []string, err error) {
+			// kubeadm does not fsync; kubelet does. After a power cut kubelet's
+			// certificate would be there and the CA that signed it would not.
+			syscall.Sync()
 			argv = []string{kubeletProgram, "--config=" + kubeletConfig,
 				"--kubeconfig=" + kubeletKubeconfig, "--bootstrap-kubeconfig=" + kubeletBootstrap}
 			raw, err := os.ReadFile(kubeletFlags)

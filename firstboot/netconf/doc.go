@@ -1,5 +1,7 @@
-// Package netconf brings a node's network up: which interface gets what, static
-// addresses, DHCPv4 leases and their renewal, routes and resolv.conf.
+// Package netconf brings a node's network up: which interface gets what, bonds,
+// VLANs and bridges in the order of need, fixed addresses that no other host
+// has, DHCPv4 leases over time, routes and resolv.conf.
 //
-// It resolves no names, filters no packets and knows nothing of pods.
+// It resolves no names, filters no packets, speaks no DHCPv6 and knows nothing
+// of pods.
 package netconf

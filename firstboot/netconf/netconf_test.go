@@ -39,7 +39,7 @@ func TestAssign(t *testing.T) {
 		{"by name of the entry", "version: 2\nethernets:\n  eth1: {dhcp4: true}\n", "eth1", "", ""},
 		{"by MAC", "version: 2\nethernets:\n  lan: {match: {macaddress: '52:54:00:00:00:02'}, addresses: [192.0.2.9/24]}\n", "eth1", "", ""},
 		{"by driver", "version: 2\nethernets:\n  lan: {match: {driver: virtio*}, dhcp4: true}\n", "eth0", "", ""},
-		{"none fits", "version: 2\nethernets:\n  a: {match: {macaddress: '52:54:00:00:00:09'}, dhcp4: true}\n  b: {match: {name: wlan*}, dhcp4: true, optional: true}\n", "", "a", ""},
+		{"none fits", "version: 2\nethernets:\n  a: {match: {macaddress: '52:54:00:00:00:09'}, dhcp4: true}\n  b: {match: {name: wlan*}, dhcp4: true, optional: true}\n", "", "a b", ""},
 		{"two entries want one", "version: 2\nethernets:\n  a: {match: {name: eth0}, dhcp4: true}\n  b: {match: {macaddress: '52:54:00:00:00:01'}, dhcp4: true}\n",
 			"", "", `interface eth0 (52:54:00:00:00:01): both "a" and "b" of the network config match it`},
 		{"one address for two", "version: 2\nethernets:\n  a: {match: {name: eth*}, addresses: [192.0.2.9/24]}\n",
@@ -76,15 +76,15 @@ ethernets:
       - {to: 203.0.113.0/24, via: 192.0.2.2}
     nameservers: {addresses: [192.0.2.53], search: [site.example]}
 `)
-	got, ok := Static("eth0", "m", n.Ethernets["eth0"])
-	if !ok || len(got) != 2 || got[0].Gateway != netip.MustParseAddr("192.0.2.1") || len(got[0].Routes) != 1 ||
+	got := Static("eth0", "m", n.Ethernets["eth0"].Interface)
+	if len(got) != 2 || got[0].Gateway != netip.MustParseAddr("192.0.2.1") || len(got[0].Routes) != 1 ||
 		got[0].Routes[0].To.String() != "203.0.113.0/24" || got[1].Gateway.IsValid() || got[1].Prefix.String() != "198.51.100.1/24" {
 		t.Errorf("got %+v", got)
 	}
 	if want := "search site.example\nnameserver 192.0.2.53\n"; string(Resolv(got)) != want {
 		t.Errorf("got %q, want %q", Resolv(got), want)
 	}
-	if _, ok := Static("eth0", "m", configs.Ethernet{DHCP4: true}); ok {
+	if got := Static("eth0", "m", configs.Interface{Addressing: configs.Addressing{DHCP4: true}}); got != nil {
 		t.Error("DHCP alone is static")
 	}
 }
@@ -120,25 +120,25 @@ func TestFromACK(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		ack  *dhcpv4.DHCPv4
-		e    configs.Ethernet
+		e    configs.Interface
 		want Address
 	}{
-		{"address only", ack(t), configs.Ethernet{}, base},
-		{"all", ack(t, router, dns, name, dhcpv4.WithOption(dhcpv4.OptDomainName("site.example"))), configs.Ethernet{MTU: 9000}, with(func(a *Address) {
+		{"address only", ack(t), configs.Interface{}, base},
+		{"all", ack(t, router, dns, name, dhcpv4.WithOption(dhcpv4.OptDomainName("site.example"))), configs.Interface{MTU: 9000}, with(func(a *Address) {
 			a.Gateway, a.Nameservers, a.Hostname, a.Search, a.MTU = netip.MustParseAddr("192.0.2.1"), server, "n7", []string{"site.example"}, 9000
 		})},
-		{"option 121 hides option 3", ack(t, router, classless), configs.Ethernet{}, with(func(a *Address) {
+		{"option 121 hides option 3", ack(t, router, classless), configs.Interface{}, with(func(a *Address) {
 			a.Gateway = netip.MustParseAddr("192.0.2.254")
 			a.Routes = []configs.Route{{To: configs.Destination{Prefix: netip.MustParsePrefix("198.51.100.0/24")}, Via: netip.MustParseAddr("192.0.2.1")}}
 		})},
-		{"neither routes nor DNS wanted", ack(t, router, dns), configs.Ethernet{DHCP4Override: configs.DHCPOverrides{UseDNS: &no, UseRoutes: &no}}, base},
+		{"neither routes nor DNS wanted", ack(t, router, dns), configs.Interface{Addressing: configs.Addressing{DHCP4Override: configs.DHCPOverrides{UseDNS: &no, UseRoutes: &no}}}, base},
 	} {
 		got, err := fromACK(nics[0], c.ack, c.e)
 		if err != nil || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: got %+v, %v, want %+v", c.name, got, err, c.want)
 		}
 	}
-	if _, err := fromACK(nics[0], ack(t, dhcpv4.WithYourIP(net.IPv4zero)), configs.Ethernet{}); err == nil {
+	if _, err := fromACK(nics[0], ack(t, dhcpv4.WithYourIP(net.IPv4zero)), configs.Interface{}); err == nil {
 		t.Error("an answer without an address was accepted")
 	}
 }

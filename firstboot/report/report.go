@@ -1,5 +1,6 @@
 // Package report turns what happens on a node into events and puts them on the
-// consoles: a line for people and a line of JSON for machines.
+// consoles: a dashboard on screens; on serial lines a line for people and a
+// line of JSON for machines.
 //
 // It decides nothing and stores nothing but a copy of the events in a file.
 package report
@@ -48,6 +49,7 @@ type Reporter struct {
 	seq    int
 	phase  string
 	file   *os.File
+	screen dashboard
 }
 
 // New returns a reporter. With json false serial lines get text only.
@@ -88,10 +90,20 @@ func (r *Reporter) Emit(e handoff.Event) {
 	if r.json {
 		serial = append(append([]byte{}, text...), strings.ReplaceAll(string(line), "\n", "\r\n")...)
 	}
-	r.out.Write(text, serial)
+	r.screen.add(e)
+	r.out.Write([]byte(r.screen.render()), serial)
 	if r.file != nil {
 		_, _ = r.file.Write(line)
 	}
+}
+
+// Notice keeps lines at the bottom of every screen, and writes them to serial
+// lines once.
+func (r *Reporter) Notice(lines []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.screen.notice = lines
+	r.out.Write([]byte(r.screen.render()), []byte(strings.Join(lines, "\r\n")+"\r\n"))
 }
 
 // Error emits a failed event for err in a phase, with code, hint and lines

@@ -27,17 +27,14 @@ func TestEmit(t *testing.T) {
 	r.Enter("network")
 	r.Emit(handoff.Event{State: handoff.Started})
 	r.Emit(handoff.Event{Phase: "system", Step: "verify", State: handoff.Done, Text: "two\nlines\x1b[2J", Data: map[string]any{"seconds": 1.25}})
-	if want := "[    3.21] ok   system/verify two\r\n           | lines[2J (1.2 s)\r\n"; m.screen[1] != want {
-		t.Errorf("screen %q, want %q", m.screen[1], want)
+	if want := "[    3.21] ok   system/verify two\r\n           | lines[2J (1.2 s)\r\n"; !strings.HasPrefix(m.serial[1], want) {
+		t.Errorf("serial %q, want %q", m.serial[1], want)
 	}
 	for i, s := range m.serial {
 		l := strings.Split(strings.TrimRight(s, "\r\n"), "\r\n")
 		e, ok, err := handoff.ParseLine([]byte(l[len(l)-1]))
 		if !ok || err != nil || e.Seq != i+1 || e.Uptime != 3.214 || e.Phase != []string{"network", "system"}[i] {
 			t.Errorf("event %d: %+v, %v, %v", i, e, ok, err)
-		}
-		if !strings.HasPrefix(s, m.screen[i]) {
-			t.Errorf("serial %q does not begin with the text", s)
 		}
 	}
 	raw, err := os.ReadFile(file)
@@ -46,7 +43,7 @@ func TestEmit(t *testing.T) {
 	}
 	r.JSON(false)
 	r.Emit(handoff.Event{State: handoff.Running, Text: "x"})
-	if m.serial[2] != m.screen[2] {
+	if strings.Contains(m.serial[2], `{"slipway"`) {
 		t.Errorf("JSON although it is off: %q", m.serial[2])
 	}
 }
@@ -57,8 +54,8 @@ func TestError(t *testing.T) {
 	inner := &Failure{Code: "SW-X-Y", Hint: "do this", Tail: []string{"last\twords\x07"}, Err: errors.New("it broke")}
 	r.Error("services", "sshd", fmt.Errorf("starting: %w", inner), nil)
 	want := "[    1.00] FAIL services/sshd starting: it broke\r\n           code: SW-X-Y\r\n           | last words\r\n           next: do this\r\n"
-	if m.screen[0] != want {
-		t.Errorf("got %q, want %q", m.screen[0], want)
+	if !strings.HasPrefix(m.serial[0], want) {
+		t.Errorf("got %q, want %q", m.serial[0], want)
 	}
 	r.Error("services", "", errors.New("plain"), nil)
 	if !strings.Contains(m.serial[1], `"code":"SW-INTERNAL"`) {

@@ -27,7 +27,12 @@ func MountAll(plan []Mount) error {
 
 func (m Mount) mount() error {
 	_ = os.MkdirAll(m.Target, 0o755) // on a read-only root it exists or the mount says so
-	if !m.Seed {
+	if m.Seed && m.Flags&unix.MS_BIND != 0 {
+		if err := seedDir(m.Source, m.Target); err != nil {
+			return err
+		}
+	}
+	if !m.Seed || m.Flags&unix.MS_BIND != 0 {
 		return unix.Mount(m.Source, m.Target, m.FSType, m.Flags, m.Data)
 	}
 	// Fill the file system beside its place, then move it there. The parent
@@ -45,6 +50,27 @@ func (m Mount) mount() error {
 		return err
 	}
 	return unix.Mount(tmp, m.Target, "", unix.MS_MOVE, "")
+}
+
+// seedDir makes dir a copy of from unless it exists. The name appears when the
+// copy is whole: a power cut in between starts it again.
+func seedDir(dir, from string) error {
+	if _, err := os.Lstat(dir); err == nil {
+		return nil
+	}
+	part := dir + ".part"
+	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
+		return err
+	}
+	if err := Copy(from, part); err != nil {
+		return err
+	}
+	unix.Sync()
+	if err := os.Rename(part, dir); err != nil {
+		return err
+	}
+	unix.Sync()
+	return nil
 }
 
 // mounted compares the device of a directory with that of its parent.
@@ -167,16 +193,18 @@ func loop(file string) (string, error) {
 }
 
 // Assemble mounts the image at base and its writable layers.
-func Assemble(image, base, scratch string) error {
+func Assemble(image, base string, w Writable) error {
 	if err := Image(image, base); err != nil {
 		return err
 	}
-	for _, d := range []string{"upper", "work"} {
-		if err := os.MkdirAll(filepath.Join(scratch, d), 0o755); err != nil {
-			return err
+	for _, path := range overlaid() {
+		for _, d := range []string{"upper", "work"} {
+			if err := os.MkdirAll(filepath.Join(w.changes(path), d), 0o755); err != nil {
+				return err
+			}
 		}
 	}
-	return MountAll(Layers(base, scratch))
+	return MountAll(Layers(base, w))
 }
 
 // Switch makes base the root of this process and everything it starts, moves

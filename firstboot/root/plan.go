@@ -5,6 +5,7 @@
 package root
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -22,7 +23,7 @@ type Mount struct {
 }
 
 func (m Mount) String() string {
-	s := fmt.Sprintf("%s on %s type %s", m.Source, m.Target, m.FSType)
+	s := fmt.Sprintf("%s on %s type %s", m.Source, m.Target, cmp.Or(m.FSType, "bind"))
 	if m.Data != "" {
 		s += " (" + m.Data + ")"
 	}
@@ -55,22 +56,50 @@ func Optional(fstype string) bool {
 	return fstype == "mqueue" || fstype == "securityfs" || fstype == "bpf"
 }
 
-// Layers are the writable parts over an image mounted at base. scratch is a
-// directory on a tmpfs for the changes to /etc. containerd cannot stack its
-// snapshots on overlayfs, so /var is a tmpfs of its own.
-func Layers(base, scratch string) []Mount {
-	t := func(path, data string, seed bool, flags uintptr) Mount {
+// Writable says where changes to the image go.
+type Writable struct {
+	// Scratch is a directory on a tmpfs for the changes to /etc and /usr/local.
+	Scratch string
+	// State is a directory on a disk, "" for none: it keeps /etc, /usr/local,
+	// /var, /root and /home over restarts.
+	State string
+}
+
+// Layers are the writable parts over an image mounted at base. containerd cannot
+// stack its snapshots on overlayfs, so /var is a file system of its own. What
+// is in memory or on the disk for the first time begins as the image has it.
+func Layers(base string, w Writable) []Mount {
+	memory := func(path, data string, seed bool, flags uintptr) Mount {
 		return Mount{Source: "slipway" + strings.ReplaceAll(path, "/", "-"), Target: base + path, FSType: "tmpfs", Flags: flags, Data: data, Seed: seed}
 	}
-	return []Mount{
-		t("/var", "mode=0755,size=80%", true, 0),
-		{Source: "slipway-etc", Target: base + "/etc", FSType: "overlay",
-			Data: fmt.Sprintf("lowerdir=%s/etc,upperdir=%s/upper,workdir=%s/work", base, scratch, scratch)},
-		t("/tmp", "mode=1777", false, safe),
-		t("/root", "mode=0700", true, 0),
-		t("/home", "mode=0755", true, safe),
-		t("/srv", "mode=0755", true, 0),
-		t("/mnt", "mode=0755,size=1m", false, 0),
-		t("/media", "mode=0755,size=1m", false, 0),
+	lasting := func(path, data string, flags uintptr) Mount {
+		if w.State == "" {
+			return memory(path, data, true, flags)
+		}
+		return Mount{Source: w.State + path, Target: base + path, Flags: unix.MS_BIND, Seed: true}
 	}
+	overlay := func(path string) Mount {
+		dir := w.changes(path)
+		return Mount{Source: "slipway" + strings.ReplaceAll(path, "/", "-"), Target: base + path, FSType: "overlay",
+			Data: fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", base+path, dir, dir)}
+	}
+	return []Mount{
+		lasting("/var", "mode=0755,size=80%", 0),
+		overlay("/etc"),
+		overlay("/usr/local"),
+		memory("/tmp", "mode=1777", false, safe),
+		lasting("/root", "mode=0700", 0),
+		lasting("/home", "mode=0755", safe),
+		memory("/srv", "mode=0755", true, 0),
+		memory("/mnt", "mode=0755,size=1m", false, 0),
+		memory("/media", "mode=0755,size=1m", false, 0),
+	}
+}
+
+// overlaid are the directories whose image stays visible under the changes.
+func overlaid() []string { return []string{"/etc", "/usr/local"} }
+
+// changes is the directory that keeps the changes to an overlaid one.
+func (w Writable) changes(path string) string {
+	return cmp.Or(w.State, w.Scratch) + "/overlay" + path
 }

@@ -9,13 +9,18 @@ import (
 )
 
 func TestPlan(t *testing.T) {
-	var got []string
-	for _, m := range Layers("/sysroot", "/run/slipway/etc") {
-		got = append(got, m.String())
+	plan := func(w Writable) []string {
+		var got []string
+		for _, m := range Layers("/sysroot", w) {
+			got = append(got, m.String())
+		}
+		return got
 	}
+	got := plan(Writable{Scratch: "/run/slipway/etc"})
 	want := []string{
 		"slipway-var on /sysroot/var type tmpfs (mode=0755,size=80%) seeded",
-		"slipway-etc on /sysroot/etc type overlay (lowerdir=/sysroot/etc,upperdir=/run/slipway/etc/upper,workdir=/run/slipway/etc/work)",
+		"slipway-etc on /sysroot/etc type overlay (lowerdir=/sysroot/etc,upperdir=/run/slipway/etc/overlay/etc/upper,workdir=/run/slipway/etc/overlay/etc/work)",
+		"slipway-usr-local on /sysroot/usr/local type overlay (lowerdir=/sysroot/usr/local,upperdir=/run/slipway/etc/overlay/usr/local/upper,workdir=/run/slipway/etc/overlay/usr/local/work)",
 		"slipway-tmp on /sysroot/tmp type tmpfs (mode=1777)",
 		"slipway-root on /sysroot/root type tmpfs (mode=0700) seeded",
 		"slipway-home on /sysroot/home type tmpfs (mode=0755) seeded",
@@ -25,6 +30,14 @@ func TestPlan(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	got = plan(Writable{Scratch: "/run/slipway/etc", State: "/run/slipway/state"})
+	want[0] = "/run/slipway/state/var on /sysroot/var type bind seeded"
+	want[1] = "slipway-etc on /sysroot/etc type overlay (lowerdir=/sysroot/etc,upperdir=/run/slipway/state/overlay/etc/upper,workdir=/run/slipway/state/overlay/etc/work)"
+	want[2] = strings.ReplaceAll(want[2], "/run/slipway/etc", "/run/slipway/state")
+	want[4], want[5] = "/run/slipway/state/root on /sysroot/root type bind seeded", "/run/slipway/state/home on /sysroot/home type bind seeded"
+	if !slices.Equal(got, want) {
+		t.Errorf("with a state volume: got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	seen := map[string]bool{}
 	for _, m := range Kernel() { // a mount point comes before what is below it

@@ -3,226 +3,180 @@ package audit
 import (
 	"bytes"
 	"debug/elf"
-	"fmt"
 	"io"
 	"path"
 	"slices"
 	"strings"
 
-	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/images/rootfs"
 )
 
-// object is what the loader reads of a program or library (elf(5), ld.so(8)).
-type object struct {
-	entry    rootfs.Entry
-	machine  elf.Machine
-	interp   string
-	needed   []string
-	search   []string        // RUNPATH, or RPATH without one; $ORIGIN as written
-	provides map[string]bool // symbol versions it defines
-	versions []need
+// kind is what the loader compares before it takes a library.
+type kind struct {
+	class   elf.Class
+	machine elf.Machine
 }
 
-// need is the symbol versions an object wants of one library.
-type need struct {
-	library  string
-	versions []string
+// multiarch are Debian's library directories below /usr/lib (dpkg's cputable
+// and ostable); the loader has them built in.
+var multiarch = map[elf.Machine]string{
+	elf.EM_X86_64:  "x86_64-linux-gnu",
+	elf.EM_AARCH64: "aarch64-linux-gnu",
+	elf.EM_RISCV:   "riscv64-linux-gnu",
+	elf.EM_PPC64:   "powerpc64le-linux-gnu",
+	elf.EM_S390:    "s390x-linux-gnu",
+	elf.EM_386:     "i386-linux-gnu",
+	elf.EM_ARM:     "arm-linux-gnueabihf",
 }
 
-// machines are the values of e_machine; a file of another is for another processor.
-var machines = map[arch.Arch]elf.Machine{arch.AMD64: elf.EM_X86_64, arch.ARM64: elf.EM_AARCH64}
+func isELF(head []byte) bool { return bytes.HasPrefix(head, []byte(elf.ELFMAG)) }
 
-// elf keeps a program or library until the whole tree is known.
-func (c *checker) elf(e rootfs.Entry) error {
-	f, err := e.Open()
+// object checks a program, a library or a kernel module.
+func (c *checker) object(e rootfs.Entry, head []byte, rest io.Reader) {
+	f, err := open(head, rest)
 	if err != nil {
-		return fmt.Errorf("auditing /%s: %w", e.Path, err)
+		c.add(e, "is no complete ELF file: %v", err)
+		return
 	}
-	defer f.Close()
-	at, ok := f.(io.ReaderAt)
-	if !ok {
-		raw, err := io.ReadAll(f)
-		if err != nil {
-			return fmt.Errorf("auditing /%s: %w", e.Path, err)
+	if f.Machine != c.machine {
+		c.add(e, "is for %s, want %s", f.Machine, c.machine)
+		return
+	}
+	if f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
+		return
+	}
+	if interp := interpreter(f); interp != "" {
+		if to, err := c.follow(interp); err != nil {
+			c.add(e, "needs the loader %s, which is not in the root", interp)
+		} else if to.Mode&0o111 == 0 {
+			c.add(e, "needs the loader %s, which is not executable", interp)
 		}
-		at = bytes.NewReader(raw)
 	}
-	o, err := readObject(at)
+	if dynamic(f) && f.SectionByType(elf.SHT_DYNAMIC) == nil {
+		c.add(e, "has no section headers, so what it needs is not known")
+		return
+	}
+	needed, err := f.ImportedLibraries()
 	if err != nil {
-		c.add(e, "is no valid ELF file: %v", err)
-		return nil
+		c.add(e, "its dynamic section cannot be read: %v", err)
+		return
 	}
-	if o != nil {
-		o.entry = e
-		c.objects = append(c.objects, o)
-		c.byPath[e.Path] = o
+	own := c.ownDirs(e, f)
+	libs := map[string]rootfs.Entry{}
+	for _, name := range needed {
+		if lib, ok := c.library(e, f, name, own); ok {
+			libs[name] = lib
+		}
 	}
-	return nil
+	c.versions(e, f, libs)
 }
 
-// readObject returns nil for what no loader loads: relocatable files.
-func readObject(r io.ReaderAt) (*object, error) {
-	f, err := elf.NewFile(r)
+// open reads the whole object, unless it comes from a file that can be read anywhere.
+func open(head []byte, rest io.Reader) (*elf.File, error) {
+	if at, ok := rest.(io.ReaderAt); ok {
+		return elf.NewFile(at)
+	}
+	raw, err := io.ReadAll(rest)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	if f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
-		return nil, nil
-	}
-	o := &object{machine: f.Machine, provides: map[string]bool{}}
-	dynamic := false
+	return elf.NewFile(bytes.NewReader(append(bytes.Clone(head), raw...)))
+}
+
+func dynamic(f *elf.File) bool {
+	return slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_DYNAMIC })
+}
+
+func interpreter(f *elf.File) string {
 	for _, p := range f.Progs {
-		switch p.Type {
-		case elf.PT_INTERP:
-			raw, err := io.ReadAll(io.LimitReader(p.Open(), 4096)) // PATH_MAX
-			if err != nil {
-				return nil, err
-			}
-			o.interp = string(bytes.TrimRight(raw, "\x00"))
-		case elf.PT_DYNAMIC:
-			dynamic = true
+		if p.Type != elf.PT_INTERP || p.Filesz > 4096 {
+			continue
 		}
-	}
-	if !dynamic || f.SectionByType(elf.SHT_DYNAMIC) == nil {
-		return o, nil
-	}
-	return o, o.dynamic(f)
-}
-
-func (o *object) dynamic(f *elf.File) error {
-	var err error
-	if o.needed, err = f.ImportedLibraries(); err != nil {
-		return err
-	}
-	for _, tag := range []elf.DynTag{elf.DT_RPATH, elf.DT_RUNPATH} {
-		dirs, err := f.DynString(tag)
+		raw, err := io.ReadAll(p.Open())
 		if err != nil {
-			return err
+			return ""
 		}
-		if len(dirs) > 0 { // RPATH is ignored when there is a RUNPATH
-			o.search = strings.Split(dirs[0], ":")
-		}
+		return string(bytes.TrimRight(raw, "\x00"))
 	}
-	// Objects without versioned symbols have neither table.
-	defined, _ := f.DynamicVersions()
-	for _, v := range defined {
-		o.provides[v.Name] = true
-	}
-	wanted, _ := f.DynamicVersionNeeds()
-	for _, w := range wanted {
-		n := need{library: w.Name}
-		for _, v := range w.Needs {
-			if v.Flags&elf.VER_FLG_WEAK == 0 {
-				n.versions = append(n.versions, v.Dep)
-			}
-		}
-		o.versions = append(o.versions, n)
-	}
-	return nil
+	return ""
 }
 
-// programs checks every object against the whole tree.
-func (c *checker) programs() error {
-	if err := c.loaderConfig("etc/ld.so.conf", 0); err != nil {
-		return err
+// ownDirs are the directories that an object itself names. DT_RPATH counts only
+// without DT_RUNPATH (ld.so(8)). That a program's DT_RPATH also serves the
+// libraries of its libraries is left out: Debian's policy allows neither
+// outside of private directories.
+func (c *checker) ownDirs(e rootfs.Entry, f *elf.File) []string {
+	lists, _ := f.DynString(elf.DT_RUNPATH)
+	if len(lists) == 0 {
+		lists, _ = f.DynString(elf.DT_RPATH)
 	}
-	for _, o := range c.objects {
-		if want := machines[c.want.Arch]; o.machine != want {
-			c.add(o.entry, "is for another processor: %s, want %s", o.machine, want)
-			continue
-		}
-		if o.interp != "" && !c.runs(o.interp) {
-			c.add(o.entry, "its loader %q is not there", o.interp)
-		}
-		for _, n := range o.needed {
-			c.needs(o, n)
-		}
-	}
-	return nil
-}
-
-func (c *checker) needs(o *object, name string) {
-	lib := c.library(o, name, append(slices.Clone(o.search), c.defaults()...))
-	if lib == nil {
-		if hidden := c.library(o, name, c.configured); hidden != nil {
-			c.add(o.entry, "needs %s, which is only at /%s, where the loader looks with an ld.so.cache alone", name, hidden.entry.Path)
-		} else {
-			c.add(o.entry, "needs %s, which is not there", name)
-		}
-		return
-	}
-	for _, n := range o.versions {
-		if n.library != name || len(lib.provides) == 0 {
-			continue
-		}
-		for _, v := range n.versions {
-			if !lib.provides[v] {
-				c.add(o.entry, "needs version %s of %s, which /%s does not define", v, name, lib.entry.Path)
+	origin := "/" + path.Dir(e.Path)
+	tokens := strings.NewReplacer("$ORIGIN", origin, "${ORIGIN}", origin, "$LIB", "lib/"+multiarch[f.Machine], "${LIB}", "lib/"+multiarch[f.Machine])
+	var out []string
+	for _, list := range lists {
+		for dir := range strings.SplitSeq(list, ":") {
+			if dir != "" {
+				out = append(out, tokens.Replace(dir))
 			}
 		}
 	}
+	return out
 }
 
-// defaults are the directories that Debian's loader has compiled in.
-func (c *checker) defaults() []string {
-	m := c.want.Arch.Multiarch()
-	return []string{"/lib/" + m, "/usr/lib/" + m, "/lib", "/usr/lib"}
-}
-
-// library finds a needed library as the loader does; one for another processor
-// is passed over.
-func (c *checker) library(o *object, name string, dirs []string) *object {
+// library looks for one NEEDED name where the loader would (ld.so(8)).
+func (c *checker) library(e rootfs.Entry, f *elf.File, name string, own []string) (rootfs.Entry, bool) {
+	want := kind{f.Class, f.Machine}
+	dirs := slices.Concat(own, c.defaults)
 	if strings.Contains(name, "/") {
-		dirs = []string{""}
+		dirs = []string{"/"}
 	}
-	origin := "/" + path.Dir(o.entry.Path)
-	for _, d := range dirs {
-		d = strings.NewReplacer("$ORIGIN", origin, "${ORIGIN}", origin, "$LIB", "lib/"+c.want.Arch.Multiarch(), "${LIB}", "lib/"+c.want.Arch.Multiarch()).Replace(d)
-		e, ok := c.follow(path.Join(d, name))
+	for _, dir := range dirs {
+		if lib, ok := c.find(path.Join(dir, name), want); ok {
+			return lib, true
+		}
+	}
+	for _, dir := range c.configured {
+		lib, ok := c.find(path.Join(dir, name), want)
 		if !ok {
 			continue
 		}
-		if lib := c.byPath[e.Path]; lib != nil && lib.machine == o.machine {
-			return lib
+		// The loader reads the cache that ldconfig makes of ld.so.conf, never the file.
+		if _, ok := c.tree.Get("etc/ld.so.cache"); !ok {
+			c.add(e, "needs %s, which is in %s of ld.so.conf, and there is no /etc/ld.so.cache", name, dir)
 		}
+		return lib, true
 	}
-	return nil
+	c.add(e, "needs %s, which is not in the root", name)
+	return rootfs.Entry{}, false
 }
 
-// loaderConfig reads the directories of ld.so.conf and of what it includes.
-func (c *checker) loaderConfig(name string, depth int) error {
-	if depth > 4 {
-		return nil
+// find gives the library at a path if it is of the kind; the loader passes over others.
+func (c *checker) find(name string, want kind) (rootfs.Entry, bool) {
+	e, err := c.follow(name)
+	if err != nil || !e.Mode.IsRegular() || e.Open == nil {
+		return e, false
 	}
-	var includes []string
-	err := c.lines(name, func(line string) {
-		line, _, _ = strings.Cut(line, "#")
-		f := strings.Fields(line)
-		switch {
-		case len(f) == 2 && f[0] == "include":
-			includes = append(includes, rootfs.Clean(f[1]))
-		case len(f) == 1:
-			c.configured = append(c.configured, f[0])
-		}
-	})
-	if err != nil || len(includes) == 0 {
-		return err
+	k, ok := c.kinds[e.Path]
+	if !ok {
+		k = kindOf(e)
+		c.kinds[e.Path] = k
 	}
-	var names []string
-	_ = c.tree.Walk(func(e rootfs.Entry) error {
-		for _, pattern := range includes {
-			if ok, err := path.Match(pattern, e.Path); ok && err == nil {
-				names = append(names, e.Path)
-			}
-		}
-		return nil
-	})
-	for _, n := range names {
-		if err := c.loaderConfig(n, depth+1); err != nil {
-			return err
-		}
+	return e, k == want
+}
+
+func kindOf(e rootfs.Entry) kind {
+	f, err := e.Open()
+	if err != nil {
+		return kind{}
 	}
-	return nil
+	defer f.Close()
+	head := make([]byte, 20) // e_ident and e_type, then e_machine
+	if _, err := io.ReadFull(f, head); err != nil || !isELF(head) {
+		return kind{}
+	}
+	m := uint16(head[18]) | uint16(head[19])<<8
+	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
+		m = uint16(head[18])<<8 | uint16(head[19])
+	}
+	return kind{elf.Class(head[elf.EI_CLASS]), elf.Machine(m)}
 }

@@ -1,91 +1,101 @@
 package audit
 
 import (
+	"io/fs"
 	"path"
 	"strings"
 )
 
-// Exception is a finding that somebody looked at and that is as it should be.
-type Exception struct {
-	Package string // of the finding, verbatim
-	Path    string // pattern as in path.Match: * does not match /
-	Problem string // of the whole problem; * stands for any text
-	Reason  string // why nothing on a node misses it
+// privilege is a reviewed setuid or setgid file.
+type privilege struct {
+	bits     fs.FileMode
+	uid, gid int
+	reason   string
 }
 
-// Review takes the findings that are known away, and returns with the rest the
-// exceptions that no finding needed: for another bundle, or out of date.
-func Review(found []Finding, known []Exception) (rest []Finding, unused []Exception) {
-	used := make([]bool, len(known))
+const gidShadow = 42 // base-passwd's group.master
+
+// privileged are the files that may run with another's rights. A file that is
+// not in the root is no finding: the table serves every bundle.
+var privileged = map[string]privilege{
+	"usr/bin/mount":               {fs.ModeSetuid, 0, 0, "users mount what fstab lets them; the node's fstab is empty"},
+	"usr/bin/umount":              {fs.ModeSetuid, 0, 0, "the other half of mount"},
+	"usr/bin/su":                  {fs.ModeSetuid, 0, 0, "users become root with a password; root has none by default"},
+	"usr/sbin/mount.cifs":         {fs.ModeSetuid, 0, 0, "the same for SMB mounts"},
+	"usr/sbin/mount.nfs":          {fs.ModeSetuid, 0, 0, "mount(8) calls it for a user's NFS mounts of fstab"},
+	"usr/lib/openssh/ssh-keysign": {fs.ModeSetuid, 0, 0, "does nothing unless ssh_config says EnableSSHKeysign"},
+	"usr/sbin/unix_chkpwd":        {fs.ModeSetgid, 0, gidShadow, "pam_unix reads a user's own line of shadow with it"},
+}
+
+// Accepted is a finding that was looked at and stays.
+type Accepted struct {
+	Path    string // path.Match pattern; "usr/share/x/..." covers all below it
+	Problem string // a part of the problem's text
+	Reason  string
+}
+
+// Covers says whether an acceptance is about a finding.
+func (a Accepted) Covers(f Finding) bool {
+	if !strings.Contains(f.Problem, a.Problem) {
+		return false
+	}
+	if dir, ok := strings.CutSuffix(a.Path, "..."); ok {
+		return strings.HasPrefix(f.Path, dir)
+	}
+	ok, err := path.Match(a.Path, f.Path)
+	return ok && err == nil
+}
+
+// Reviewed is every accepted finding of roots made of Debian 13.
+//
+// A command that is in a package only for its own reasons stays when what it
+// needs is left out: a bundle that adds perl or python3 gets it whole.
+func Reviewed() []Accepted {
+	const (
+		perl   = "a Perl program of a package whose other programs a node needs; no Perl in the root"
+		python = "a Python program of a package whose other programs a node needs; no Python in the root"
+	)
+	return []Accepted{
+		{"usr/bin/c_rehash", "/usr/bin/perl", perl + " (openssl rehash is the same)"},
+		{"usr/lib/ssl/misc/*.pl", "/usr/bin/perl", perl + ": a sample CA"},
+		{"usr/bin/helpztags", "/usr/bin/perl", perl + ": indexes Vim's help, which is not there"},
+		{"usr/sbin/pam-auth-update", "/usr/bin/perl", perl + ": bundle/deb writes what it would"},
+		{"usr/sbin/pam_getenv", "/usr/bin/perl", perl + ": for maintainer scripts"},
+		{"usr/bin/routel", "python3", python + " (ip route list table all)"},
+		{"usr/sbin/mountstats", "/usr/bin/python3", python + ": statistics of NFS (/proc/self/mountstats)"},
+		{"usr/sbin/nfsiostat", "/usr/bin/python3", python + ": statistics of NFS"},
+		{"usr/sbin/rpcctl", "/usr/bin/python3", python + ": shows /sys/kernel/sunrpc"},
+		{"usr/sbin/xfs_protofile", "/usr/bin/python3", python + ": prepares mkfs.xfs -p"},
+		{"usr/sbin/xfs_scrub_all", "/usr/bin/python3", python + ": calls xfs_scrub"},
+		{"usr/bin/rrsync", "python3", python + ": restricts rsync in authorized_keys"},
+		{"usr/share/rsync/scripts/...", "its interpreter", "samples for administrators, in Perl and Python"},
+		{"usr/bin/smb2-quota", "python3", python + ": shows SMB quotas"},
+		{"usr/bin/smbinfo", "python3", python + ": shows SMB file information"},
+		{"usr/sbin/xfs_scrub", "libicu", "libicu is 38 MB for one warning about look-alike names; xfs_repair checks file systems"},
+		{"usr/lib/*/systemd/libsystemd-core-*.so", "libsystemd-shared-", "comes with the library of udevadm beside it; only systemd loads it, and after that one"},
+		{"var/lib/wtmpdb/wtmp.db", "/var/log/wtmp.db", "the first login makes the file (tmpfiles.d/wtmpdb.conf has the same link)"},
+	}
+}
+
+// Unexpected leaves the findings that no acceptance covers, and the
+// acceptances that cover nothing: these are old and go.
+func Unexpected(found []Finding, accepted []Accepted) (rest []Finding, unused []Accepted) {
+	used := make([]bool, len(accepted))
 	for _, f := range found {
-		open := true
-		for i, k := range known {
-			if k.covers(f) {
-				used[i], open = true, false
+		known := false
+		for i, a := range accepted {
+			if a.Covers(f) {
+				known, used[i] = true, true
 			}
 		}
-		if open {
+		if !known {
 			rest = append(rest, f)
 		}
 	}
-	for i, k := range known {
+	for i, a := range accepted {
 		if !used[i] {
-			unused = append(unused, k)
+			unused = append(unused, a)
 		}
 	}
 	return rest, unused
-}
-
-func (k Exception) covers(f Finding) bool {
-	ok, err := path.Match(k.Path, f.Path)
-	return ok && err == nil && k.Package == f.Package && says(k.Problem, f.Problem)
-}
-
-// says compares a text with a pattern in which * stands for anything.
-func says(pattern, text string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return pattern == text
-	}
-	text, ok := strings.CutPrefix(text, parts[0])
-	if !ok {
-		return false
-	}
-	last := len(parts) - 1
-	for _, p := range parts[1:last] {
-		_, after, found := strings.Cut(text, p)
-		if !found {
-			return false
-		}
-		text = after
-	}
-	return strings.HasSuffix(text, parts[last])
-}
-
-// Known is the reviewed findings about Debian 13's packages, each with the
-// reason why it stays.
-func Known() []Exception {
-	var out []Exception
-	script := func(pkg, reason string, paths ...string) {
-		for _, p := range paths {
-			out = append(out, Exception{Package: pkg, Path: p, Problem: "script of interpreter *, which is not there", Reason: reason})
-		}
-	}
-	script("openssh-server", "a service for runit, which is not on a node", "etc/sv/ssh/run")
-	script("openssl", "perl: makes a hash directory or a demonstration CA; a node's CA bundle is one file", "usr/bin/c_rehash", "usr/lib/ssl/misc/*.pl")
-	script("vim-common", "perl: for authors of vim's help", "usr/bin/helpztags")
-	script("iproute2", "python: prints routes otherwise; ip route is there", "usr/bin/routel")
-	script("nfs-common", "python: statistics; /proc/self/mountstats has them", "usr/sbin/mountstats", "usr/sbin/nfsiostat", "usr/sbin/rpcctl")
-	script("libpam-runtime", "perl: edits PAM's configuration, which the table of fixups writes", "usr/sbin/pam-auth-update", "usr/sbin/pam_getenv")
-	script("cifs-utils", "python: quotas and file information of an SMB server, for people", "usr/bin/smb2-quota", "usr/bin/smbinfo")
-	script("rsync", "python: examples, and a wrapper for keys restricted to rsync", "usr/bin/rrsync", "usr/share/rsync/scripts/*")
-	script("xfsprogs", "python: scrubbing and prototypes, which no storage driver uses", "usr/sbin/xfs_protofile", "usr/sbin/xfs_scrub_all")
-	return append(out,
-		Exception{Package: "xfsprogs", Path: "usr/sbin/xfs_scrub", Problem: "needs libicu*.so.*, which is not there",
-			Reason: "38 MB of ICU for an online check that no storage driver uses; xfs_repair is there"},
-		Exception{Package: "libsystemd-shared", Path: "usr/lib/*/systemd/libsystemd-core-*.so", Problem: "needs libsystemd-shared-*.so, which is not there",
-			Reason: "of systemd alone, which has loaded the other one by then"},
-		Exception{Package: "table for libwtmpdb0", Path: "var/lib/wtmpdb/wtmp.db", Problem: `symlink to "../../log/wtmp.db", which is not there`,
-			Reason: "made at the first login, as on Debian"},
-	)
 }

@@ -18,8 +18,12 @@ const (
 // Cmdline is what a kernel command line says to slipway-init. Arguments that
 // are not slipway's stay in Extra, in order.
 type Cmdline struct {
-	// Config is slipway.config=: where the config is, "" for the usual search.
+	// Config is slipway.config=: where the config is, "" for the usual search;
+	// "none", "medium", "cidata", or a URL that ends in "/". Without it cloud-init's
+	// ds=nocloud;s=URL/ is understood.
 	Config string
+	// Store is slipway.store=: URL of a directory with the medium's content, "" for a medium.
+	Store string
 	// Events is slipway.events=: "console" (default) or "off".
 	Events string
 	// Until is slipway.until=: stop after this phase and power off; for tests and rehearsals.
@@ -41,6 +45,7 @@ func (c Cmdline) String() string {
 		}
 	}
 	add("slipway.config", c.Config)
+	add("slipway.store", c.Store)
 	add("slipway.events", c.Events)
 	add("slipway.until", c.Until)
 	return strings.Join(append(s, c.Extra...), " ")
@@ -57,16 +62,36 @@ func Parse(s string) (Cmdline, error) {
 			c.Consoles = append(c.Consoles, v)
 		case "slipway.config":
 			c.Config = v
+		case "slipway.store":
+			c.Store = strings.TrimRight(v, "/")
 		case "slipway.events":
 			c.Events = v
 		case "slipway.until":
 			c.Until = v
 		default:
 			if strings.HasPrefix(k, "slipway.") {
-				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.events, slipway.until)", f)
+				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.events, slipway.store, slipway.until)", f)
 			}
 			c.Extra = append(c.Extra, f)
 		}
 	}
+	for _, e := range c.Extra {
+		if v, ok := strings.CutPrefix(e, "ds=nocloud"); ok && c.Config == "" {
+			c.Config = nocloudSeed(v)
+		}
+	}
 	return c, nil
+}
+
+// nocloudSeed takes the seed out of "-net;h=name;s=URL/" (cloud-init: NoCloud,
+// kernel command line), "" when there is none.
+func nocloudSeed(v string) string {
+	for _, f := range strings.Split(v, ";") {
+		for _, k := range []string{"s=", "seedfrom="} {
+			if url, ok := strings.CutPrefix(f, k); ok {
+				return url
+			}
+		}
+	}
+	return ""
 }

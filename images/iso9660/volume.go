@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -321,8 +322,11 @@ func (s *stream) file(n *node) {
 	case s.at-begin != n.size:
 		s.err = fmt.Errorf("adding /%s: content has %d bytes, want %d", n.path(), s.at-begin, n.size)
 	default:
-		if extra, _ := f.Read(make([]byte, 1)); extra > 0 {
+		switch extra, err := f.Read(make([]byte, 1)); {
+		case extra > 0:
 			s.err = fmt.Errorf("adding /%s: content has more than %d bytes", n.path(), n.size)
+		case err != nil && !errors.Is(err, io.EOF): // a reader that verifies says so at its end
+			s.err = fmt.Errorf("adding /%s: %w", n.path(), err)
 		}
 	}
 }

@@ -10,8 +10,10 @@ import (
 	"debug/elf"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 
@@ -28,7 +30,12 @@ type Module struct {
 	Depends []string `json:"depends,omitempty"`
 	Aliases []string `json:"aliases,omitempty"`
 	SoftPre []string `json:"softPre,omitempty"` // softdep: load before
+	// Firmware are the files that the driver may ask for, below usr/lib/firmware.
+	Firmware []string `json:"firmware,omitempty"`
 }
+
+// Format is the version of Module's shape, for those who keep it.
+const Format = 3
 
 // Dir is where the modules of a kernel release are in a root.
 func Dir(release string) string { return "usr/lib/modules/" + release }
@@ -113,6 +120,8 @@ func parse(p string, info []byte) Module {
 			}
 		case k == "alias":
 			m.Aliases = append(m.Aliases, v)
+		case k == "firmware":
+			m.Firmware = append(m.Firmware, v)
 		case k == "softdep":
 			m.SoftPre = append(m.SoftPre, softPre(v)...)
 		}
@@ -146,6 +155,27 @@ func Name(p string) string {
 }
 
 func normal(n string) string { return strings.ReplaceAll(n, "-", "_") }
+
+// Prune drops the modules that need one of those named in gone, and those that
+// need them: what is left out of a root takes its users along.
+func Prune(mods []Module, gone map[string]bool) (kept, dropped []Module) {
+	gone = maps.Clone(gone)
+	for kept = mods; ; {
+		var next []Module
+		for _, m := range kept {
+			if gone[m.Name] || slices.ContainsFunc(m.Depends, func(d string) bool { return gone[d] }) {
+				gone[m.Name] = true
+				dropped = append(dropped, m)
+			} else {
+				next = append(next, m)
+			}
+		}
+		if len(next) == len(kept) {
+			return kept, dropped
+		}
+		kept = next
+	}
+}
 
 // Closure returns the modules for which want is true with everything they
 // depend on (soft dependencies too, when they exist), sorted by path. A hard

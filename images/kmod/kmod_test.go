@@ -42,3 +42,11 @@ func TestClosure(t *testing.T) {
 		t.Errorf("missing dependency: %v", err)
 	}
 }
+
+func TestPruneTakesUsersAlong(t *testing.T) {
+	mods := []Module{{Name: "a", Depends: []string{"b"}}, {Name: "b", Depends: []string{"c"}}, {Name: "d", Depends: []string{"e"}}, {Name: "e"}}
+	kept, dropped := Prune(mods, map[string]bool{"c": true})
+	if len(kept) != 2 || kept[0].Name != "d" || len(dropped) != 2 {
+		t.Errorf("kept %v, dropped %v", kept, dropped)
+	}
+}

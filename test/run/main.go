@@ -29,18 +29,21 @@ type stage struct {
 
 func run(ctx context.Context) int {
 	lintOnly := flag.Bool("lint", false, "only the linters")
+	isosOnly := flag.Bool("isos", false, "only build the ISOs that the machines boot")
 	bench := flag.Bool("bench", false, "only the measurements against peers")
 	flag.Parse()
 	stages := []stage{
 		{"lint", lint},
 		{"unit", unit},
 		{"iso", buildISO},
-		{"roots", roots},
+		{"root", root},
 		{"machines", scenarios},
 	}
 	switch {
 	case *lintOnly:
 		stages = stages[:1]
+	case *isosOnly:
+		stages = []stage{{"iso", buildISO}}
 	case *bench:
 		stages = []stage{{"iso", buildISO}, {"bench", benchmarks}}
 	}

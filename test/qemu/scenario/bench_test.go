@@ -20,7 +20,6 @@ import (
 	"slipway.dev/slipway/images/layout"
 	"slipway.dev/slipway/test/qemu"
 	"slipway.dev/slipway/test/qemu/lan"
-	"slipway.dev/slipway/test/qemu/qemutest"
 )
 
 // BenchmarkImages makes the bundle's images available to containerd in one
@@ -35,7 +34,7 @@ func BenchmarkImages(b *testing.B) {
 	if err := fullArchive(image, archive); err != nil {
 		b.Fatal(err)
 	}
-	vm := qemutest.Start(b, qemu.Machine{Memory: 8192, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: l.cidata("node-1"),
+	vm := start(b, qemu.Machine{Memory: 8192, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: l.cidata("node-1"),
 		Disks: []qemu.Drive{{Path: archive, ReadOnly: true, Serial: "ARCHIVE"}}})
 	ctx := limit(b, time.Hour)
 	if _, err := vm.Wait(ctx, done("ready")); err != nil {

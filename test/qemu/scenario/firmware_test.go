@@ -1,11 +1,15 @@
 package scenario
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/test/qemu"
 	"slipway.dev/slipway/test/qemu/lan"
+	"slipway.dev/slipway/test/qemu/qemutest"
 )
 
 // TestEveryFirmwareReachesItsConfig boots the one ISO in each way a machine
@@ -28,7 +32,7 @@ func TestEveryFirmwareReachesItsConfig(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, port := network(t)
-			vm := boot(t, qemu.Machine{Memory: 2048, CPUs: 1, Firmware: c.firmware, Boot: c.boot, NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
+			vm := start(t, qemu.Machine{Memory: 2048, CPUs: 1, Firmware: c.firmware, Boot: c.boot, NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
 			for _, e := range vm.Console.Events() {
 				if done("config")(e) {
 					t.Logf("config read %.1f s after the kernel started", e.Uptime)
@@ -38,11 +42,36 @@ func TestEveryFirmwareReachesItsConfig(t *testing.T) {
 	}
 }
 
+// TestPackedISO boots an ISO whose blobs are zstd frames until its content is in
+// memory, verified and mounted, and once more with too little memory for that.
+func TestPackedISO(t *testing.T) {
+	dir := packed(t)
+	image := filepath.Join(dir, built(t, dir).ISO.Path)
+	_, port := network(t)
+	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
+	content := func(e handoff.Event) bool {
+		return e.Phase == "system" && e.Step == "content" && e.State == handoff.Done
+	}
+	e, err := vm.Wait(limit(t, 30*time.Minute), content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s, %.1f s after the kernel started", e.Text, e.Uptime)
+	vm.Close()
+
+	small := qemutest.Start(t, qemu.Machine{Memory: 2048, CPUs: 1, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1"), Tolerate: failed("SW-MEMORY")})
+	e, err = small.Wait(limit(t, 30*time.Minute), failed("SW-MEMORY"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: %s (%s)", e.Code, e.Text, e.Hint)
+}
+
 // TestConfigInsideTheISO boots without any config volume: the one that
 // bundle.yaml bakes in is used.
 func TestConfigInsideTheISO(t *testing.T) {
 	_, port := network(t)
-	vm := boot(t, qemu.Machine{Memory: 2048, CPUs: 1, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}})
+	vm := start(t, qemu.Machine{Memory: 2048, CPUs: 1, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}})
 	for _, e := range vm.Console.Events() {
 		if done("config")(e) && !strings.Contains(e.Text, "the boot medium") {
 			t.Errorf("the config is %q", e.Text)

@@ -27,7 +27,7 @@ import (
 	"slipway.dev/slipway/test/qemu/qemutest"
 )
 
-var out = flag.String("out", "", "output directory of `slipway build`")
+var out = flag.String("out", "", "directory with the bundles plain and packed, built")
 
 // limit is how long a scenario may take to reach an event. It is no
 // expectation: a quiet machine needs a tenth of it.
@@ -44,22 +44,46 @@ func limit(t testing.TB, d time.Duration) context.Context {
 
 // iso is the ISO under test.
 func iso(t testing.TB) string {
+	dir := filepath.Join(*out, "plain")
+	return filepath.Join(dir, built(t, dir).ISO.Path)
+}
+
+// packed is the directory with the same bundle built with zstd.
+func packed(t testing.TB) string {
+	if *out == "" {
+		t.Skip(noISO)
+	}
+	return filepath.Join(*out, "packed")
+}
+
+const noISO = "no ISO given: run `make test`, or after it add -args -out DIR"
+
+// record is what `slipway build` says of its results, paths relative to dir.
+type record struct {
+	ISO struct {
+		Path string `json:"path"`
+	} `json:"iso"`
+	Netboot string `json:"netboot"`
+}
+
+func built(t testing.TB, dir string) record {
 	t.Helper()
 	if *out == "" {
-		t.Skip("no ISO given: run `make test`, or build one and add -args -out DIR")
+		t.Skip(noISO)
 	}
-	raw, err := os.ReadFile(filepath.Join(*out, ".built-amd64.json"))
+	raw, err := os.ReadFile(filepath.Join(dir, ".built-amd64.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var b struct {
-		ISO string `json:"iso"`
-	}
+	var b record
 	if err := json.Unmarshal(raw, &b); err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Join(*out, filepath.Base(b.ISO))
+	return b
 }
+
+// steady is a kernel argument that `make test` gives the ISOs it boots: see start.
+const steady = "tsc=reliable"
 
 // login is a key pair that opens one machine.
 type login struct {
@@ -97,15 +121,16 @@ func network(t testing.TB) (*lan.Switch, *lan.Port) {
 	return seg, qemutest.Port(t, seg, "node-1")
 }
 
-// boot starts a machine and waits until it has read its config.
+// start starts a machine and waits until it has read its config.
 //
 // It starts it again, at most twice, when the kernel stopped at a breakpoint of
-// its own (int3) before: the kernel patches its code while it runs (here the
-// switch from a stable to an unstable TSC, two to three seconds after
-// power-on), and QEMU 7.2's TCG lets another processor run a stale translation
-// of the patched place. Real processors and machines of one CPU do not do that;
-// it took one of about fifteen boots with two CPUs. Any other end is a failure.
-func boot(t testing.TB, m qemu.Machine) *qemu.VM {
+// its own (int3) before: the kernel patches its code while it runs, and QEMU
+// 7.2's TCG lets another processor run a stale translation of the patched
+// place. Real processors and machines of one CPU do not do that. The patch that
+// hit it, in one of about fifteen boots on a quiet host and most on a busy one,
+// is the switch from a stable to an unstable TSC in the first seconds; with
+// tsc=reliable there is none. Any other end is a failure.
+func start(t testing.TB, m qemu.Machine) *qemu.VM {
 	t.Helper()
 	for try := 1; ; try++ {
 		vm := qemutest.Start(t, m)

@@ -19,7 +19,7 @@ func TestReady(t *testing.T) {
 	l := newLogin(t)
 	_, port := network(t)
 	started := time.Now()
-	vm := boot(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: l.cidata("node-1"),
+	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: l.cidata("node-1"),
 		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }})
 	if _, err := vm.Wait(limit(t, 40*time.Minute), done("ready")); err != nil {
 		t.Fatal(err)
@@ -36,6 +36,8 @@ func TestReady(t *testing.T) {
 	t.Run("nothing was unpacked", n.nothingUnpacked)
 	t.Run("pod and service", n.podAndService)
 	t.Run("services come back", n.servicesComeBack)
+	t.Run("status on the node", n.statusOnTheNode)
+	t.Run("init is small", n.initIsSmall)
 	t.Run("power button", n.powerButton)
 }
 
@@ -214,27 +216,32 @@ func (n *node) podAndService(t *testing.T) {
 	})
 }
 
-// servicesComeBack kills the children of PID 1 the hard way.
+// servicesComeBack kills the children of PID 1 the hard way: one after the
+// other, then all at once. sshd's own connections go with it, so that PID 1's
+// child is the first, oldest one.
 func (n *node) servicesComeBack(t *testing.T) {
-	for _, name := range []string{"kubelet", "containerd"} {
-		old, err := n.r.Must(n.ctx, "pgrep", "-x", name)
-		if err != nil {
+	for _, names := range [][]string{{"kubelet"}, {"containerd"}, {"kubelet", "containerd"}} {
+		before := map[string]string{}
+		argv := []string{"kill", "-9"}
+		for _, name := range names {
+			before[name] = n.oldest(t, name)
+			argv = append(argv, before[name])
+		}
+		if _, err := n.r.Must(n.ctx, argv...); err != nil {
 			t.Fatal(err)
 		}
-		pid := strings.Fields(old)[0]
-		if _, err := n.r.Must(n.ctx, "kill", "-9", pid); err != nil {
-			t.Fatal(err)
+		for _, name := range names {
+			n.until(t, name+" runs again", func() error {
+				now, err := n.r.Run(n.ctx, "pgrep", "-o", "-x", name)
+				if err != nil {
+					return err
+				}
+				if f := strings.TrimSpace(string(now.Stdout)); f == "" || f == before[name] {
+					return fmt.Errorf("pid before %s, now %q", before[name], f)
+				}
+				return nil
+			})
 		}
-		n.until(t, name+" runs again", func() error {
-			now, err := n.r.Run(n.ctx, "pgrep", "-x", name)
-			if err != nil {
-				return err
-			}
-			if f := strings.Fields(string(now.Stdout)); len(f) == 0 || f[0] == pid {
-				return fmt.Errorf("pid before %s, now %q", pid, now.Stdout)
-			}
-			return nil
-		})
 	}
 	n.until(t, "the node is Ready and the pod still there", func() error {
 		res, err := n.r.Run(n.ctx, "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "get", "node", "node-1", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
@@ -248,6 +255,52 @@ func (n *node) servicesComeBack(t *testing.T) {
 	})
 	if !n.readyPods(t)["web"] {
 		t.Error("the pod did not survive")
+	}
+}
+
+func (n *node) oldest(t *testing.T, name string) string {
+	t.Helper()
+	out, err := n.r.Must(n.ctx, "pgrep", "-o", "-x", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// statusOnTheNode asks the node's own command line.
+func (n *node) statusOnTheNode(t *testing.T) {
+	for want, argv := range map[string][]string{
+		"ready ":         {"slipway", "status"},
+		"kubelet ":       {"slipway", "status"},
+		"containerd":     {"slipway", "logs"},
+		`"slipway":1`:    {"slipway", "events", "-o", "json"},
+		"kubernetes":     {"slipway", "events"},
+		"level=":         {"slipway", "logs", "containerd"},
+		"usage: slipway": {"sh", "-c", "slipway nonsense 2>&1; true"},
+	} {
+		if out, err := n.r.Must(n.ctx, argv...); err != nil || !strings.Contains(out, want) {
+			t.Errorf("%q: no %q: %v\n%.800s", argv, want, err, out)
+		}
+	}
+}
+
+// initIsSmall measures PID 1 of an idle node: memory, and processor time over
+// half a minute. The figures are logged and bounded generously: they are a
+// promise about the size of things, not about a busy host's speed.
+func (n *node) initIsSmall(t *testing.T) {
+	script := `rss() { grep VmRSS /proc/1/status | tr -dc 0-9; }; cpu() { cut -d' ' -f14,15 /proc/1/stat | tr ' ' +; }
+a=$(($(cpu))); sleep 30; b=$(($(cpu))); echo $(rss) $((b-a)) $(getconf CLK_TCK)`
+	out, err := n.r.Must(n.ctx, "bash", "-c", script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kib, ticks, hz float64
+	if _, err := fmt.Sscan(out, &kib, &ticks, &hz); err != nil {
+		t.Fatalf("%q: %v", out, err)
+	}
+	t.Logf("slipway-init: %.1f MB resident, %.2f %% of one processor over 30 s", kib/1e3, 100*ticks/hz/30)
+	if kib > 80e3 {
+		t.Errorf("slipway-init has %.0f MB resident, want at most 80", kib/1e3)
 	}
 }
 

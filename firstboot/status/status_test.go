@@ -1,0 +1,95 @@
+package status
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"slipway.dev/slipway/configs/handoff"
+)
+
+func node(t *testing.T, events ...handoff.Event) Node {
+	t.Helper()
+	dir := t.TempDir()
+	var raw []byte
+	for _, e := range events {
+		raw = append(raw, e.Line()...)
+	}
+	n := Node{Events: filepath.Join(dir, "events.jsonl"), Logs: filepath.Join(dir, "log")}
+	if err := errors.Join(os.Mkdir(n.Logs, 0o755), os.WriteFile(n.Events, append(raw, `{"slipway":1,"cut`...), 0o644),
+		os.WriteFile(filepath.Join(n.Logs, "sshd.log"), []byte("one\ntwo\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestCommands(t *testing.T) {
+	n := node(t,
+		handoff.Event{Phase: "kernel", State: handoff.Started}, handoff.Event{Phase: "kernel", State: handoff.Done, Uptime: 1.5, Text: "Linux 6.12"},
+		handoff.Event{Phase: "services", State: handoff.Started, Uptime: 2},
+		handoff.Event{Phase: "services", Step: "sshd", State: handoff.Done, Uptime: 3, Text: "sshd answers"},
+		handoff.Event{Phase: "kubernetes", Step: "etcd", State: handoff.Failed, Uptime: 9, Code: "SW-KUBEADM-ETCD", Text: "no quorum", Hint: "wait"})
+	for args, want := range map[string][]string{
+		"status":         {"kernel    done     1.5 s  Linux 6.12", "  sshd    done     3.0 s  sshd answers", "last failure, kubernetes/etcd at 9.0 s: SW-KUBEADM-ETCD", "next: wait"},
+		"events":         {"    1.50  done     kernel", "SW-KUBEADM-ETCD  next: wait"},
+		"events -o json": {`{"slipway":1,"seq":0,"uptime":1.5,"phase":"kernel"`},
+		"logs":           {"sshd\n"},
+		"logs sshd":      {"one\ntwo\n"},
+	} {
+		var out bytes.Buffer
+		if err := n.Run(t.Context(), strings.Fields(args), &out); err != nil {
+			t.Errorf("%s: %v", args, err)
+		}
+		for _, w := range want {
+			if !strings.Contains(out.String(), w) {
+				t.Errorf("%s: no %q in\n%s", args, w, out.String())
+			}
+		}
+	}
+	for _, args := range []string{"", "status x", "events -o yaml", "logs a b", "reset"} {
+		if err := n.Run(t.Context(), strings.Fields(args), &bytes.Buffer{}); !errors.Is(err, ErrUsage) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+	for _, name := range []string{"../events", "none"} {
+		if err := n.Run(t.Context(), []string{"logs", name}, &bytes.Buffer{}); err == nil {
+			t.Errorf("logs %s worked", name)
+		}
+	}
+}
+
+// lineWriter hands over what is written.
+type lineWriter chan string
+
+func (w lineWriter) Write(p []byte) (int, error) { w <- string(p); return len(p), nil }
+
+func TestFollowGoesOnAfterRotation(t *testing.T) {
+	n := node(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	got := make(lineWriter, 10)
+	go func() { _ = n.Run(ctx, []string{"logs", "sshd", "-f"}, got) }()
+	name := filepath.Join(n.Logs, "sshd.log")
+	wait := func(want string) {
+		t.Helper()
+		select {
+		case l := <-got:
+			if l != want {
+				t.Fatalf("got %q, want %q", l, want)
+			}
+		case <-ctx.Done():
+			t.Fatalf("no line %q", want)
+		}
+	}
+	wait("one\n")
+	wait("two\n")
+	if err := errors.Join(os.Rename(name, name+".1"), os.WriteFile(name, []byte("three\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	wait("three\n")
+}

@@ -1,0 +1,137 @@
+// Command bench measures the builder against the tools people use for the same
+// step, by turns on the same machine, and prints ratios with processor time and
+// peak memory. It writes them as JSON, too.
+//
+// It asserts nothing and knows no absolute goal: a busy machine changes both
+// sides. What runs on virtual machines is measured by the scenarios.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	w := &work{}
+	flag.StringVar(&w.file, "f", "configs/examples/bundle.yaml", "the bundle")
+	flag.StringVar(&w.lock, "lock", "out/test/slipway.lock", "its lock")
+	flag.StringVar(&w.cache, "cache", "", "slipway's cache, filled")
+	flag.StringVar(&w.dir, "work", "", "directory for results that are thrown away")
+	report := flag.String("json", "out/bench.json", "where the figures go")
+	step := flag.String("step", "", "run one side of one measurement: for bench itself")
+	full := flag.Bool("full", false, "also the cold build, which compiles Kubernetes: a quarter of an hour")
+	flag.Parse()
+	if *step != "" {
+		return w.step(ctx, *step)
+	}
+	if w.cache == "" {
+		dir, err := os.UserCacheDir()
+		if err != nil {
+			return err
+		}
+		w.cache = dir + "/slipway"
+	}
+	if w.dir == "" {
+		var err error
+		if w.dir, err = os.MkdirTemp("", "slipway-bench-*"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(w.dir)
+	}
+	all, err := w.measure(ctx, *full)
+	if err != nil {
+		return err
+	}
+	raw, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(*report, append(raw, '\n'), 0o644)
+}
+
+// usage is what one run took.
+type usage struct {
+	Seconds float64 `json:"seconds"`
+	CPU     float64 `json:"cpuSeconds"` // of the process and its children
+	Peak    int64   `json:"peakBytes"`  // resident memory of the largest process
+}
+
+// side is one way to do a step.
+type side struct {
+	Name string  `json:"name"`
+	Runs []usage `json:"runs"`
+	argv []string
+	prep func() error // before each run, not measured
+}
+
+// comparison is one step with both ways.
+type comparison struct {
+	What   string  `json:"what"`
+	Ours   side    `json:"ours"`
+	Peer   side    `json:"peer"`
+	Faster float64 `json:"timesFaster"` // median of the peer's seconds over ours
+}
+
+// alternate runs both ways by turns, each as a process of its own.
+func (c *comparison) alternate(ctx context.Context, n int) error {
+	for range n {
+		for _, s := range []*side{&c.Ours, &c.Peer} {
+			if s.prep != nil {
+				if err := s.prep(); err != nil {
+					return fmt.Errorf("%s: %s: %w", c.What, s.Name, err)
+				}
+			}
+			u, err := timed(ctx, s.argv)
+			if err != nil {
+				return fmt.Errorf("%s: %s: %w", c.What, s.Name, err)
+			}
+			s.Runs = append(s.Runs, u)
+		}
+	}
+	c.Faster = median(c.Peer.Runs).Seconds / median(c.Ours.Runs).Seconds
+	fmt.Printf("%s: %.2f times as fast\n", c.What, c.Faster)
+	for _, s := range []side{c.Ours, c.Peer} {
+		m := median(s.Runs)
+		fmt.Printf("  %-34s %7.2f s  %7.2f s of CPU  %6.0f MB  (median of %d)\n", s.Name, m.Seconds, m.CPU, float64(m.Peak)/1e6, len(s.Runs))
+	}
+	return nil
+}
+
+func median(all []usage) usage {
+	s := slices.Clone(all)
+	slices.SortFunc(s, func(a, b usage) int { return int((a.Seconds - b.Seconds) * 1e6) })
+	return s[len(s)/2]
+}
+
+func timed(ctx context.Context, argv []string) (usage, error) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	var text strings.Builder
+	cmd.Stdout, cmd.Stderr = &text, &text
+	begin := time.Now()
+	if err := cmd.Run(); err != nil {
+		return usage{}, fmt.Errorf("%s: %w\n%s", argv[0], err, text.String())
+	}
+	u := usage{Seconds: time.Since(begin).Seconds(), CPU: (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()}
+	if r, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		u.Peak = r.Maxrss << 10 // KiB on Linux (getrusage(2))
+	}
+	return u, nil
+}

@@ -1,0 +1,104 @@
+package scenario
+
+import (
+	"flag"
+	"math/rand/v2"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/test/qemu"
+	"slipway.dev/slipway/test/qemu/lan"
+)
+
+var cuts = flag.Int("cuts", 2, "how often TestPowerCut takes the power away")
+
+// cutSteps are the steps after whose beginning power is cut, so that a few
+// cuts still hit what matters: keys, manifests, etcd's first writes, addons.
+var cutSteps = []string{"certs", "control-plane", "wait-control-plane", "addon", "kubeconfig", "etcd", "kubelet-start", "upload-config", "mark-control-plane", "bootstrap-token"}
+
+// TestPowerCut takes the power away again and again while kubeadm init runs on
+// a machine with a state volume; the boot after the last cut ends Ready, with
+// the CA that the first one made.
+func TestPowerCut(t *testing.T) {
+	l := newLogin(t)
+	_, port := network(t)
+	disk := filepath.Join(t.TempDir(), "state.img")
+	if out, err := exec.Command("mkfs.ext4", "-q", "-L", "SLIPWAY-STATE", disk, "8G").CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+	}
+	config := l.cidata("node-1")
+	config["user-data"] = append(config["user-data"], "  state: SLIPWAY-STATE\n"...)
+	m := qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config,
+		Disks: []qemu.Drive{{Path: disk, Serial: "STATE"}}}
+	ca := ""
+	same := func(vm *qemu.VM) {
+		for _, e := range vm.Console.Events() {
+			if e.Phase != "kubernetes" || e.Step != "resume" {
+				continue
+			}
+			got, _ := e.Data["ca"].(string)
+			t.Logf("%s; CA %.12s", e.Text, got)
+			if ca != "" && got != ca {
+				t.Fatalf("another cluster: CA %s, before %s", got, ca)
+			}
+			ca = got
+		}
+	}
+	for i := range *cuts {
+		step := cutSteps[i%len(cutSteps)]
+		vm := start(t, m)
+		e, err := vm.Wait(limit(t, 40*time.Minute), func(e handoff.Event) bool {
+			return e.Phase == "kubernetes" && (e.Step == step && e.State != handoff.Failed || e.Step == "ready") || done("ready")(e)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		after := time.Duration(rand.Int64N(int64(4 * time.Second)))
+		time.Sleep(after) // the moment is what is random here
+		same(vm)
+		vm.Close() // SIGKILL: what the guest has not written is lost
+		t.Logf("cut %d: %.1f s after %s/%s", i+1, after.Seconds(), e.Phase, e.Step)
+	}
+	vm := start(t, m)
+	if _, err := vm.Wait(limit(t, 20*time.Minute), done("ready")); err != nil {
+		diagnose(t, vm, l)
+		t.Fatal(err)
+	}
+	same(vm)
+	ctx := limit(t, 20*time.Minute)
+	r, err := vm.SSH(ctx, qemu.SSHOptions{Signer: l.signer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	n := &node{t: t, ctx: ctx, vm: vm, r: r}
+	n.everythingRuns(t)
+	sum, err := r.Must(ctx, "sha256sum", "/etc/kubernetes/pki/ca.crt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ca != "" && sum[:64] != ca {
+		t.Errorf("the CA is %s, after the first cut it was %s", sum[:64], ca)
+	}
+	t.Logf("Ready after %d cuts with CA %.12s", *cuts, sum)
+}
+
+// diagnose prints what the node itself says, if it can still be asked.
+func diagnose(t *testing.T, vm *qemu.VM, l login) {
+	t.Helper()
+	ctx := limit(t, time.Minute)
+	r, err := vm.SSH(ctx, qemu.SSHOptions{Signer: l.signer})
+	if err != nil {
+		t.Logf("the node does not answer: %v", err)
+		return
+	}
+	defer r.Close()
+	for _, argv := range [][]string{{"slipway", "status"}, {"tail", "-n", "40", "/run/slipway/log/kubelet.log"}, {"tail", "-n", "15", "/run/slipway/log/containerd.log"},
+		{"ls", "-laR", "/etc/kubernetes", "/var/lib/kubelet/pki"}} {
+		out, err := r.Must(ctx, argv...)
+		t.Logf("%q: %v\n%s", argv, err, out)
+	}
+}
