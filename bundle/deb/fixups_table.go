@@ -20,6 +20,7 @@ const (
 	gidClock   = 112
 	gidKVM     = 113
 	gidRender  = 114
+	gidRDMA    = 115
 
 	gidShadow  = 42 // base-passwd's group.master
 	gidUtmp    = 43
@@ -125,6 +126,7 @@ func accountRules() []rule {
 		group("udev", "clock", gidClock),
 		group("udev", "kvm", gidKVM),
 		group("udev", "render", gidRender),
+		group("libibverbs1", "rdma", gidRDMA), // rdma-core's udev rules name it
 	}
 }
 
@@ -196,6 +198,8 @@ func daemonRules() []rule {
 		dir("cryptsetup-bin", "run/cryptsetup", 0o700, 0, 0), // tmpfiles.d/cryptsetup.conf
 		dir("multipath-tools", "run/multipath", 0o700, 0, 0), // tmpfiles.d/multipath.conf
 		dir("lldpd", "run/lldpd", 0o755, 0, 0),               // it locks itself in there
+		dir("ceph-common", "run/ceph", 0o755, 0, 0),          // admin sockets of clients; the account ceph is for servers
+		dir("glusterfs-common", "var/log/glusterfs", 0o755, 0, 0),
 		write("mdadm", "etc/mdadm/mdadm.conf", mdadmConfig),
 	}
 }
