@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,7 @@ type Fetcher struct {
 	// Offline refuses to download: what is not in the store is an error.
 	Offline bool
 	Client  *http.Client
+	Pause   time.Duration // before the second try; longer before each further one
 	Log     *slog.Logger
 	Report  Report
 }
@@ -80,32 +82,29 @@ func (f *Fetcher) Debs(ctx context.Context, debs []lock.Deb) error {
 }
 
 // one downloads a file of known size and digest, continuing a part that an
-// earlier run left.
+// earlier run left. A file that was put together of two runs and is not the one
+// that was asked for is loaded once more, whole: the mirror's copy, or the part,
+// may have changed in between.
 func (f *Fetcher) one(ctx context.Context, url string, size int64, want lock.Digest, progress func(int64)) error {
 	part := filepath.Join(f.Parts, string(want))
 	if err := os.MkdirAll(f.Parts, 0o755); err != nil {
 		return err
 	}
-	var err error
-	for try := 1; try <= fetchTries; try++ {
-		if err = f.resume(ctx, url, part, size, progress); err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		var status *statusError
-		if errors.As(err, &status) && status.code < 500 {
-			return err
-		}
-		f.Log.Warn("download broke off, trying again", "url", url, "try", try, "of", fetchTries, "cause", err)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Duration(try) * time.Second):
-		}
+	old, err := os.Stat(part)
+	continued := err == nil && old.Size() > 0
+	err = f.load(ctx, url, part, size, want, progress)
+	var mismatch *store.MismatchError
+	if continued && errors.As(err, &mismatch) {
+		f.Log.Warn("the continued download is not the file, loading it whole", "url", url, "cause", err)
+		err = f.load(ctx, url, part, size, want, progress)
 	}
-	if err != nil {
+	return err
+}
+
+// load brings a file into the store. Its part is gone afterwards, unless the
+// line broke off or the disk is full.
+func (f *Fetcher) load(ctx context.Context, url, part string, size int64, want lock.Digest, progress func(int64)) error {
+	if err := f.insist(ctx, url, part, size, progress); err != nil {
 		return err
 	}
 	file, err := os.Open(part)
@@ -114,7 +113,35 @@ func (f *Fetcher) one(ctx context.Context, url string, size int64, want lock.Dig
 	}
 	defer file.Close()
 	_, _, err = f.Store.Put(ctx, file, want)
+	var mismatch *store.MismatchError
+	if err != nil && !errors.As(err, &mismatch) {
+		return err // this machine's fault: the part is as good as it was
+	}
 	return errors.Join(err, os.Remove(part))
+}
+
+// insist asks again when the line or the server fails, and only then.
+func (f *Fetcher) insist(ctx context.Context, url, part string, size int64, progress func(int64)) error {
+	for try := 1; ; try++ {
+		err := f.resume(ctx, url, part, size, progress)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var status *statusError
+		var local *fs.PathError
+		if errors.As(err, &local) || errors.As(err, &status) && status.code < 500 || try == fetchTries {
+			return err
+		}
+		f.Log.Warn("download broke off, trying again", "url", url, "try", try, "of", fetchTries, "cause", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(try) * f.Pause):
+		}
+	}
 }
 
 // resume asks for the rest of a file (RFC 9110 section 14) and appends it.
@@ -148,6 +175,9 @@ func (f *Fetcher) resume(ctx context.Context, url, part string, size int64, prog
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
+		if err := continues(resp.Header.Get("Content-Range"), have, size); err != nil {
+			return fmt.Errorf("%s: %w", url, err)
+		}
 	case http.StatusOK:
 		have = 0 // the server sends all of it
 	default:
@@ -160,11 +190,34 @@ func (f *Fetcher) resume(ctx context.Context, url, part string, size int64, prog
 		return err
 	}
 	n, err := io.Copy(file, io.LimitReader(&counted{resp.Body, progress}, size-have+1))
+	var local *fs.PathError
+	if errors.As(err, &local) {
+		return fmt.Errorf("%d of %d bytes are here: %w", have+n, size, err)
+	}
 	if err != nil {
 		return err
 	}
+	if have+n > size { // kept, it would be too long for ever
+		if err := file.Truncate(0); err != nil {
+			return err
+		}
+	}
 	if have+n != size {
 		return fmt.Errorf("%s: got %d bytes, want %d", url, have+n, size)
+	}
+	return nil
+}
+
+// continues checks that a partial answer begins where the part ends and is of a
+// file of this size (RFC 9110 section 14.4); a size of * is not told.
+func continues(header string, have, size int64) error {
+	var first, last int64
+	var total string
+	if _, err := fmt.Sscanf(header, "bytes %d-%d/%s", &first, &last, &total); err != nil {
+		return fmt.Errorf("Content-Range %q: %w", header, err)
+	}
+	if first != have || last >= size || total != "*" && total != strconv.FormatInt(size, 10) {
+		return fmt.Errorf("Content-Range %q, asked for bytes %d- of %d", header, have, size)
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ func Open(o Options) (*Project, error) {
 	if err := os.MkdirAll(un.Cache, 0o755); err != nil {
 		return nil, err
 	}
-	f := &Fetcher{Store: s, Parts: filepath.Join(o.Cache, "parts"), Client: &http.Client{}, Offline: o.Offline, Log: o.Log, Report: o.Report}
+	f := &Fetcher{Store: s, Parts: filepath.Join(o.Cache, "parts"), Client: &http.Client{}, Pause: time.Second, Offline: o.Offline, Log: o.Log, Report: o.Report}
 	g := &gobuild.Builder{Cache: filepath.Join(o.Cache, "programs"), Log: o.Log, Offline: o.Offline, Progress: func(m gobuild.Module, a arch.Arch, packages int) {
 		o.Report(fmt.Sprintf("compiling %s %s for %s", m.Path, m.Version, a), int64(packages), CountPackages)
 	}}

@@ -59,6 +59,8 @@ type Debian struct {
 	Components []string             `json:"components,omitempty"` // default: main
 	Keyring    string               `json:"keyring,omitempty"`    // empty: Debian's keyring on this machine
 	Packages   map[string][]Package `json:"packages"`             // by group, for people: base, storage, field
+	Optional   map[string][]Package `json:"optional,omitempty"`   // likewise: groups that Enable has to name
+	Enable     []string             `json:"enable,omitempty"`     // groups of Optional that go into the root
 	Exclude    []Exclude            `json:"exclude,omitempty"`    // from the root file system; images are not affected
 	// Repositories are further sources; of several versions the newest is taken.
 	Repositories []Repository `json:"repositories,omitempty"`
@@ -73,11 +75,15 @@ type Repository struct {
 	Keyring    string   `json:"keyring,omitempty"` // file, relative to bundle.yaml; empty: the suite's
 }
 
-// All returns the packages of every group, without repetition, sorted by name.
+// All returns the packages of every group, of the optional ones those that are
+// enabled, without repetition, sorted by name.
 func (d Debian) All() []Package {
 	var all []Package
 	for _, group := range d.Packages {
 		all = append(all, group...)
+	}
+	for _, name := range d.Enable {
+		all = append(all, d.Optional[name]...)
 	}
 	slices.SortFunc(all, Package.compare)
 	return slices.CompactFunc(all, func(a, b Package) bool { return a.Name == b.Name })
@@ -277,8 +283,43 @@ func (d *Debian) check(a at) {
 			here.key("keyring").errorf("missing: nothing else says whom to trust there").Hint = "keep the vendor's key next to bundle.yaml"
 		}
 	}
+	if len(d.All()) == 0 {
+		a.key("packages").missing().Hint = "name at least one package: packages: {base: [base-files]}"
+	}
 	excluded := d.checkExclude(a.key("exclude"))
-	d.checkPackages(a.key("packages"), excluded)
+	pinned := map[string]string{}
+	checkGroups(a.key("packages"), d.Packages, excluded, pinned)
+	checkGroups(a.key("optional"), d.Optional, excluded, pinned)
+	d.checkEnable(a)
+}
+
+// checkEnable wants every enabled group to be an optional one, and no group to
+// be both optional and not.
+func (d *Debian) checkEnable(a at) {
+	for _, group := range slices.Sorted(maps.Keys(d.Optional)) {
+		if _, ok := d.Packages[group]; ok {
+			a.key("optional").key(group).errorf("the group %q is in packages too", group).Hint = "give one of the two another name"
+		}
+	}
+	for i, group := range d.Enable {
+		here := a.key("enable").item(i)
+		if j := slices.Index(d.Enable, group); j < i {
+			here.errorf("%q is already in enable[%d]", group, j)
+			continue
+		}
+		if _, ok := d.Optional[group]; ok {
+			continue
+		}
+		if _, ok := d.Packages[group]; ok {
+			here.errorf("%q is not an optional group: what is in packages is always there", group)
+			continue
+		}
+		msg := fmt.Sprintf("there is no optional group %q", group)
+		if s := suggest(group, slices.Sorted(maps.Keys(d.Optional))); s != "" {
+			msg += fmt.Sprintf(": did you mean %q?", s)
+		}
+		here.errorf("%s", msg)
+	}
 }
 
 func suiteName(s string) error {
@@ -314,17 +355,15 @@ func (d *Debian) checkExclude(a at) map[string]int {
 	return at
 }
 
-func (d *Debian) checkPackages(a at, excluded map[string]int) {
-	if len(d.All()) == 0 {
-		a.missing().Hint = "name at least one package: packages: {base: [base-files]}"
-	}
-	pinned := map[string]string{} // name → "version" of the first pin
-	for _, group := range slices.Sorted(maps.Keys(d.Packages)) {
+// checkGroups checks package lists by group; pinned is the version of the first
+// pin by name, shared by all of them.
+func checkGroups(a at, groups map[string][]Package, excluded map[string]int, pinned map[string]string) {
+	for _, group := range slices.Sorted(maps.Keys(groups)) {
 		if !matches(`[a-z0-9]([a-z0-9-]*[a-z0-9])?`, group) {
 			a.key(group).errorf("%q is not a group name: want lower-case letters, digits and -", group)
 		}
 		in := map[string]int{}
-		for i, p := range d.Packages[group] {
+		for i, p := range groups[group] {
 			here := a.key(group).item(i)
 			if j, ok := in[p.Name]; ok && p.Name != "" {
 				here.errorf("%q is already in %s[%d]", p.Name, group, j)

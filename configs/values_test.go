@@ -79,8 +79,8 @@ func TestDebianAll(t *testing.T) {
 	d := Debian{Packages: map[string][]Package{
 		"z": {{Name: "bash"}, {Name: "vim"}},
 		"a": {{Name: "bash", Version: "5.2"}, {Name: "awk"}},
-	}}
-	want := []Package{{Name: "awk"}, {Name: "bash", Version: "5.2"}, {Name: "vim"}}
+	}, Optional: map[string][]Package{"on": {{Name: "ceph-common"}, {Name: "vim"}}, "off": {{Name: "glusterfs-client"}}}, Enable: []string{"on"}}
+	want := []Package{{Name: "awk"}, {Name: "bash", Version: "5.2"}, {Name: "ceph-common"}, {Name: "vim"}}
 	if got := d.All(); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -10,6 +10,7 @@ package deb
 import (
 	"encoding/hex"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 )
@@ -40,13 +41,22 @@ type Package struct {
 	Control string // the stanza as it stands, without its final newline
 }
 
+// maxStanza bounds a stanza of a Packages file; Debian's longest has 0.1 MB.
+const maxStanza = 4 << 20
+
 // ParsePackages reads every stanza of a decoded Packages file. The packages
-// share the memory of text.
+// share the memory of text. A package that is there twice with different
+// contents is an error: which one a reader takes would be chance.
 func ParsePackages(text string) ([]Package, error) {
 	out := make([]Package, 0, strings.Count(text, "\nFilename:")+1)
+	type version struct{ name, version, arch string }
+	digests := make(map[version]string, cap(out))
 	for n := 1; text != ""; n++ {
 		var stanza string
 		stanza, text, _ = strings.Cut(text, "\n\n")
+		if len(stanza) > maxStanza {
+			return nil, fmt.Errorf("stanza %d: %d bytes, want at most %d", n, len(stanza), maxStanza)
+		}
 		stanza = strings.Trim(stanza, "\n")
 		if stanza == "" {
 			continue
@@ -58,6 +68,11 @@ func ParsePackages(text string) ([]Package, error) {
 		if err != nil {
 			return nil, fmt.Errorf("stanza %d: %w", n, err)
 		}
+		v := version{p.Name, p.Version, p.Arch}
+		if old, ok := digests[v]; ok && old != p.SHA256 {
+			return nil, fmt.Errorf("stanza %d: package %q %s (%s) is there twice with different contents", n, p.Name, p.Version, p.Arch)
+		}
+		digests[v] = p.SHA256
 		out = append(out, p)
 	}
 	return out, nil
@@ -130,10 +145,18 @@ func (p *Package) set(key, value string) error {
 }
 
 // checkDownload wants what is needed to fetch and verify the .deb. Filename
-// becomes part of a URL and of a cache path, so it may not climb.
+// becomes part of a URL, so it may neither climb nor hold what a URL reads as
+// something else.
 func (p *Package) checkDownload() error {
-	if p.Filename == "" || strings.HasPrefix(p.Filename, "/") || strings.Contains("/"+p.Filename+"/", "/../") {
+	name, err := url.PathUnescape(p.Filename)
+	if err != nil {
+		return fmt.Errorf("package %q: Filename %q: %w", p.Name, p.Filename, err)
+	}
+	if name == "" || strings.HasPrefix(name, "/") || strings.Contains("/"+name+"/", "/../") {
 		return fmt.Errorf("package %q: Filename %q is not a relative path", p.Name, p.Filename)
+	}
+	if i := strings.IndexFunc(p.Filename, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune("\\?#", c) }); i >= 0 {
+		return fmt.Errorf("package %q: Filename %q holds %q", p.Name, p.Filename, p.Filename[i])
 	}
 	if err := checkDigest(p.SHA256); err != nil {
 		return fmt.Errorf("package %q: SHA256: %w", p.Name, err)

@@ -14,11 +14,13 @@ const (
 	uidRPC     = 103
 	uidStatd   = 104
 	uidTcpdump = 105
+	uidLLDPD   = 106
 	gidInput   = 110
 	gidSGX     = 111
 	gidClock   = 112
 	gidKVM     = 113
 	gidRender  = 114
+	gidRDMA    = 115
 
 	gidShadow  = 42 // base-passwd's group.master
 	gidUtmp    = 43
@@ -116,12 +118,15 @@ func accountRules() []rule {
 		user("nfs-common", "statd", uidStatd, gidNogroup, "/var/lib/nfs"),
 		group("tcpdump", "tcpdump", uidTcpdump),
 		user("tcpdump", "tcpdump", uidTcpdump, uidTcpdump, "/nonexistent"),
+		group("lldpd", "_lldpd", uidLLDPD),
+		user("lldpd", "_lldpd", uidLLDPD, uidLLDPD, "/run/lldpd"),
 		// sysusers.d/debian-udev.conf: udev's rules name them.
 		group("udev", "input", gidInput),
 		group("udev", "sgx", gidSGX),
 		group("udev", "clock", gidClock),
 		group("udev", "kvm", gidKVM),
 		group("udev", "render", gidRender),
+		group("libibverbs1", "rdma", gidRDMA), // rdma-core's udev rules name it
 	}
 }
 
@@ -133,6 +138,13 @@ func alternativeRules() []rule {
 		link("debianutils", "usr/bin/which", "which.debianutils"),
 		link("less", "usr/bin/pager", "less"),
 		link("tar", "usr/sbin/rmt", "rmt-tar"),
+		link("iotop-c", "usr/sbin/iotop", "iotop-c"),
+		link("netcat-openbsd", "usr/bin/nc", "nc.openbsd"),
+		link("netcat-openbsd", "usr/bin/netcat", "nc.openbsd"),
+		link("sysstat", "usr/bin/sar", "sar.sysstat"),
+		link("traceroute", "usr/bin/traceroute", "traceroute.db"),
+		link("traceroute", "usr/bin/traceroute6", "traceroute6.db"),
+		link("traceroute", "usr/sbin/tcptraceroute", "tcptraceroute.db"),
 	}
 	for _, name := range []string{"vi", "view", "ex", "rview", "editor"} {
 		t = append(t, link("vim-tiny", "usr/bin/"+name, "vim.tiny"))
@@ -162,8 +174,6 @@ func pamRules() []rule {
 
 func daemonRules() []rule {
 	return []rule{
-		link("netcat-openbsd", "usr/bin/nc", "nc.openbsd"),
-		link("netcat-openbsd", "usr/bin/netcat", "nc.openbsd"),
 		write("openssh-server", "etc/ssh/sshd_config", sshdConfig),
 		dir("openssh-server", "run/sshd", 0o755, 0, 0),
 
@@ -185,7 +195,12 @@ func daemonRules() []rule {
 		dir("lvm2", "run/lvm", 0o700, 0, 0), // tmpfiles.d/lvm2.conf
 		dir("lvm2", "run/lock/lvm", 0o700, 0, 0),
 		dir("open-iscsi", "run/lock/iscsi", 0o700, 0, 0),
+		dir("cryptsetup-bin", "run/cryptsetup", 0o700, 0, 0), // tmpfiles.d/cryptsetup.conf
 		dir("multipath-tools", "run/multipath", 0o700, 0, 0), // tmpfiles.d/multipath.conf
+		dir("lldpd", "run/lldpd", 0o755, 0, 0),               // it locks itself in there
+		dir("ceph-common", "run/ceph", 0o755, 0, 0),          // admin sockets of clients; the account ceph is for servers
+		dir("glusterfs-common", "var/log/glusterfs", 0o755, 0, 0),
+		write("mdadm", "etc/mdadm/mdadm.conf", mdadmConfig),
 	}
 }
 
@@ -213,6 +228,13 @@ logdir /var/log/chrony
 maxupdateskew 100.0
 rtcsync
 makestep 1 3
+`
+
+// mdadmConfig keeps udev's rules from starting every array that they find on a
+// disk (mdadm.conf(5), AUTO): starting one writes to its members, and the disks
+// of a node are somebody else's until its config names them.
+const mdadmConfig = `AUTO -all
+HOMEHOST <system>
 `
 
 // reviewed lists packages whose scripts need no replacement, with the reason.
@@ -243,5 +265,11 @@ func reviewed() map[string]string {
 		"openssl":        "the links are in the package",
 		"shim-signed":    "installs to the running machine's ESP",
 		"util-linux":     "pager: less has it",
+
+		// Of the example's optional groups.
+		"hdparm": upgrade, "libparted2t64": merged, "parted": upgrade,
+		"bridge-utils": "takes back questions that old versions asked",
+		"tmux":         "keeps systemd-tmpfiles off its sockets",
+		"xz-utils":     "names of the lzma programs that xz replaced",
 	}
 }

@@ -3,6 +3,7 @@ package deb
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -23,6 +24,9 @@ import (
 // maxIndex bounds a decoded Packages file whose plain size the Release does
 // not list; Debian main is 57 MB.
 const maxIndex = 1 << 30
+
+// clockSlack is how far this machine's clock may be behind the archive's.
+const clockSlack = 10 * time.Minute
 
 // Release is the signed root of a suite: what InRelease says.
 type Release struct {
@@ -55,13 +59,21 @@ func ParseRelease(inRelease, keyring []byte, now time.Time) (*Release, error) {
 	if err != nil {
 		return nil, fmt.Errorf("InRelease: keyring: %w", err)
 	}
-	block, _ := clearsign.Decode(inRelease)
+	block, rest := clearsign.Decode(inRelease)
 	if block == nil {
 		return nil, errors.New("InRelease: not a clear-signed message")
+	}
+	if !bytes.HasPrefix(bytes.TrimSpace(inRelease), []byte("-----BEGIN PGP SIGNED MESSAGE-----")) || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, errors.New("InRelease: text outside the signed message, which nobody has signed")
 	}
 	r, err := parseRelease(string(block.Plaintext))
 	if err != nil {
 		return nil, fmt.Errorf("InRelease: %w", err)
+	}
+	// Before the signature, which would be called expired.
+	if !now.IsZero() && r.Date.After(now.Add(clockSlack)) {
+		return nil, fmt.Errorf("InRelease of %q: not valid before %s, it is %s: this machine's clock or the mirror's is wrong", r.Codename,
+			r.Date.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	clock := now
 	if clock.IsZero() {
@@ -112,6 +124,10 @@ func verify(block *clearsign.Block, keys openpgp.EntityList, clock time.Time) (s
 		if err := sig.Serialize(&raw); err != nil {
 			return "", fmt.Errorf("signature: %w", err)
 		}
+		if h := sig.Hash; h != crypto.SHA256 && h != crypto.SHA384 && h != crypto.SHA512 {
+			tried = append(tried, fmt.Errorf("signature over %s, which is too weak (want SHA-256 or better)", h))
+			continue
+		}
 		who, err := openpgp.CheckDetachedSignature(keys, bytes.NewReader(block.Bytes), &raw, cfg)
 		if err == nil {
 			return fmt.Sprintf("%X", who.PrimaryKey.Fingerprint), nil
@@ -159,7 +175,7 @@ func parseRelease(text string) (*Release, error) {
 		return nil, err
 	}
 	if r.Date.IsZero() || len(r.Files) == 0 {
-		return nil, errors.New("no Date or no SHA256 list")
+		return nil, errors.New("no Date or no SHA256 list (MD5Sum and SHA1 prove nothing)")
 	}
 	if r.Codename == "" {
 		r.Codename = r.Suite

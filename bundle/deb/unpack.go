@@ -19,8 +19,21 @@ import (
 	"github.com/therootcompany/xz"
 )
 
-// maxControl bounds a decoded control.tar; its largest part is md5sums.
-const maxControl = 64 << 20
+// maxControl bounds a decoded control.tar, whose largest part is md5sums, and
+// maxControlFile the control file in it; Debian's longest has some 30 kB.
+const (
+	maxControl     = 64 << 20
+	maxControlFile = 1 << 20
+)
+
+// A decoded data.tar may have inflation times its package's Installed-Size and
+// inflationBase bytes. Installed-Size rounds every file up to 1 KiB (policy
+// 5.6.20) and tar adds 512 bytes and padding to each, so honest packages of
+// Debian 13 stay below 1.7 times, the big ones below 1.03.
+const (
+	inflation     = 2
+	inflationBase = 64 << 20
+)
 
 // Unpacker decodes .debs into a cache directory. It may be used from several
 // goroutines: decoding xz is what costs, so callers unpack in parallel.
@@ -29,7 +42,8 @@ type Unpacker struct {
 	// data.tar, <sha256>.json the rest. It can be deleted at any time between
 	// builds.
 	Cache string
-	// Limit is the largest decoded data.tar in bytes; 0 means 4 GiB.
+	// Limit is the largest decoded data.tar in bytes, whatever Installed-Size
+	// a package claims; 0 means 4 GiB.
 	Limit int64
 }
 
@@ -125,16 +139,33 @@ func (u *Unpacker) members(in io.Reader, out io.Writer) (*Archive, *sidecar, err
 				return nil, nil, fmt.Errorf("%s: %w", name, err)
 			}
 		case strings.HasPrefix(name, "data.tar") && a.Control != "":
-			plain, err := decodeTo(out, name, body, u.limit())
+			plain, err := decodeTo(out, name, body, u.limitOf(a.Control))
 			if err == nil && ar.body.N != 0 {
 				err = fmt.Errorf("%d bytes of the member are missing: %w", ar.body.N, io.ErrUnexpectedEOF)
 			}
 			if err != nil {
 				return nil, nil, fmt.Errorf("%s: %w", name, err)
 			}
-			return a, plain, nil
+			return a, plain, onlyExtras(ar)
 		default:
 			return nil, nil, fmt.Errorf("member %q is not expected here", name)
+		}
+	}
+}
+
+// onlyExtras reads what follows data.tar: nothing, or members reserved for
+// additions. A second data.tar would be one that some readers see and others not.
+func onlyExtras(ar *arReader) error {
+	for {
+		name, _, err := ar.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !strings.HasPrefix(name, "_") {
+			return fmt.Errorf("member %q is not expected after the data", name)
 		}
 	}
 }
@@ -151,6 +182,16 @@ func (u *Unpacker) limit() int64 {
 		return u.Limit
 	}
 	return 4 << 30
+}
+
+// limitOf is how long the data.tar of a package may get when decoded. A package
+// that does not tell its size gets all that is allowed to any.
+func (u *Unpacker) limitOf(control string) int64 {
+	p, err := ParseStanza(control)
+	if err != nil || p.InstalledSize <= 0 || p.InstalledSize > u.limit()/inflation {
+		return u.limit()
+	}
+	return min(u.limit(), p.InstalledSize*inflation+inflationBase)
 }
 
 // decodeTo writes the decoded body, counts and hashes it.
@@ -228,9 +269,15 @@ func control(name string, body io.Reader, a *Archive) error {
 		}
 		switch base := strings.TrimPrefix(h.Name, "./"); base {
 		case "control":
-			raw, err := io.ReadAll(io.LimitReader(t, 1<<20))
+			if a.Control != "" {
+				return errors.New("two control files")
+			}
+			raw, err := io.ReadAll(io.LimitReader(t, maxControlFile+1))
 			if err != nil {
 				return fmt.Errorf("control: %w", err)
+			}
+			if len(raw) > maxControlFile {
+				return fmt.Errorf("control: more than %d bytes", maxControlFile)
 			}
 			a.Control = strings.TrimRight(string(raw), "\n")
 		case "preinst", "postinst", "prerm", "postrm", "config", "triggers":

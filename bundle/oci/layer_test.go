@@ -144,6 +144,14 @@ func TestLayerRefuses(t *testing.T) {
 		{"absolute", []Entry{File("/a", 0o644, nil)}, `path "/a" is not clean and relative`},
 		{"whiteout", []Entry{File("a/.wh.b", 0o644, nil)}, `names beginning with ".wh." mean a deletion`},
 		{"below a file", []Entry{File("a", 0o644, nil), File("a/b", 0o644, nil)}, "/a/b: its parent /a is not a directory"},
+		{"below a symlink", []Entry{{Path: "a", Mode: fs.ModeSymlink, Link: "/etc"}, File("a/shadow", 0o644, nil)}, "/a/shadow: its parent /a is not a directory"},
+		{"climbs inside", []Entry{File("a/../../b", 0o644, nil)}, `path "a/../../b" is not clean and relative`},
+		{"opaque directory", []Entry{File("a/.wh..wh..opq", 0o644, nil)}, `names beginning with ".wh." mean a deletion`},
+		{"ten gigabytes in four bytes", []Entry{{Path: "x", Mode: 0o644, Size: 4, Open: func() (io.ReadCloser, error) {
+			return io.NopCloser(io.LimitReader(zeros{}, 10e9)), nil
+		}}}, "content is longer than the 4 bytes announced"},
+		{"symlink to nothing", []Entry{{Path: "x", Mode: fs.ModeSymlink}}, "/x: symlink without a target"},
+		{"pipe", []Entry{{Path: "p", Mode: fs.ModeNamedPipe | 0o600}}, "cannot be in a layer"},
 		{"device", []Entry{{Path: "dev/null", Mode: fs.ModeDevice | fs.ModeCharDevice | 0o666}}, "cannot be in a layer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -160,6 +168,14 @@ func TestLayerRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// zeros never ends.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 func TestVerifyNoticesAnotherTree(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 // Store is a directory with blobs/sha256/<64 hex>.
 type Store struct{ dir string }
 
-// New uses (and makes) a directory.
+// New uses (and makes) a directory, and clears away what killed Puts left.
 func New(dir string) (*Store, error) {
 	s := &Store{dir: dir}
 	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
