@@ -25,7 +25,8 @@ const (
 func KubeletService() supervise.Service {
 	return supervise.Service{
 		Name: "kubelet",
-		When: func() bool { return exists(kubeletConfig) && exists(kubeletFlags) },
+		// kubelet ends when containerd does not answer yet, as after a restart of the node.
+		When: func() bool { return exists(kubeletConfig) && exists(kubeletFlags) && answers(criSocket) },
 		Command: func() (argv, env []string, err error) {
 			// kubeadm does not fsync; kubelet does. After a power cut kubelet's
 			// certificate would be there and the CA that signed it would not.
@@ -65,6 +66,15 @@ func ContainerdService() supervise.Service {
 			}
 		},
 	}
+}
+
+// answers says whether a socket takes connections; url is unix://<path>.
+func answers(url string) bool {
+	c, err := net.DialTimeout("unix", strings.TrimPrefix(url, "unix://"), time.Second)
+	if err != nil {
+		return false
+	}
+	return c.Close() == nil
 }
 
 func exists(name string) bool {
