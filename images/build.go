@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -71,6 +72,9 @@ func (b *Builder) media(ctx context.Context, med *medium, m *lock.Manifest) (*Re
 	c := med.plan.Content
 	base := filepath.Join(b.Out, fmt.Sprintf("%s-%s", c.Name, c.Arch))
 	res := &Result{Manifest: m, Netboot: base + "-netboot"}
+	if err := removeTemporary(base); err != nil {
+		return nil, err
+	}
 	var err error
 	if res.ISO, err = b.iso(ctx, med, base+".iso"); err != nil {
 		return nil, fmt.Errorf("building %s: %w", filepath.Base(base)+".iso", err)
@@ -95,6 +99,16 @@ func (b *Builder) media(ctx context.Context, med *medium, m *lock.Manifest) (*Re
 	}
 	res.All = append(res.All, netboot...)
 	return res, nil
+}
+
+// removeTemporary removes the temporary files that a killed build left beside base, the
+// name that all artefacts begin with: up to a gigabyte that nobody finds.
+func removeTemporary(base string) error {
+	old, err := filepath.Glob(filepath.Join(filepath.Dir(base), "."+filepath.Base(base)+".*-*"))
+	for _, o := range old {
+		err = errors.Join(err, os.Remove(o))
+	}
+	return err
 }
 
 func (b *Builder) system(p *Plan) (Stored, error) {

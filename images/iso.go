@@ -122,12 +122,6 @@ func (b *Builder) iso(ctx context.Context, m *medium, name string) (Artefact, er
 	if err := store.Room(filepath.Dir(name), im.Size()); err != nil {
 		return Artefact{}, err
 	}
-	// What a killed build left is a gigabyte that nobody finds.
-	if old, _ := filepath.Glob(filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+"-*")); old != nil {
-		for _, o := range old {
-			_ = os.Remove(o)
-		}
-	}
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
 	if err != nil {
 		return Artefact{}, err
