@@ -24,6 +24,11 @@ type Cmdline struct {
 	Config string
 	// Store is slipway.store=: URL of a directory with the medium's content, "" for a medium.
 	Store string
+	// Seed is slipway.seed=: https URL of a seed that the node enrols at.
+	Seed string
+	// Pin is slipway.pin=: hex of the SHA-256 of the seed's CA certificate. Without
+	// it only the code that the operator compares tells the right seed.
+	Pin string
 	// Events is slipway.events=: "console" (default) or "off".
 	Events string
 	// Until is slipway.until=: stop after this phase and power off; for tests and rehearsals.
@@ -46,6 +51,8 @@ func (c Cmdline) String() string {
 	}
 	add("slipway.config", c.Config)
 	add("slipway.store", c.Store)
+	add("slipway.seed", c.Seed)
+	add("slipway.pin", c.Pin)
 	add("slipway.events", c.Events)
 	add("slipway.until", c.Until)
 	return strings.Join(append(s, c.Extra...), " ")
@@ -64,13 +71,17 @@ func Parse(s string) (Cmdline, error) {
 			c.Config = v
 		case "slipway.store":
 			c.Store = strings.TrimRight(v, "/")
+		case "slipway.seed":
+			c.Seed = strings.TrimRight(v, "/")
+		case "slipway.pin":
+			c.Pin = strings.ToLower(v)
 		case "slipway.events":
 			c.Events = v
 		case "slipway.until":
 			c.Until = v
 		default:
 			if strings.HasPrefix(k, "slipway.") {
-				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.events, slipway.store, slipway.until)", f)
+				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.events, slipway.pin, slipway.seed, slipway.store, slipway.until)", f)
 			}
 			c.Extra = append(c.Extra, f)
 		}

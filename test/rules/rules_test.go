@@ -90,7 +90,7 @@ func TestImports(t *testing.T) {
 // address on the kernel command line.
 func TestOneHTTPClient(t *testing.T) {
 	for _, p := range packages(t) {
-		if slices.Contains(p.Imports, "net/http") && !within(p.name(), "bundle", "firstboot/kubeadm", "firstboot/blobs", "pxe", "test", "cmd") {
+		if slices.Contains(p.Imports, "net/http") && !within(p.name(), "bundle", "firstboot/kubeadm", "firstboot/blobs", "firstboot/enrol", "pxe", "test", "cmd") {
 			t.Errorf("%s imports net/http", p.name())
 		}
 	}

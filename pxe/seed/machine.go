@@ -1,0 +1,110 @@
+// Package seed is what the seed knows and decides: which machines there are,
+// what they boot, who may become a node and with which name and role, and what
+// has happened to each of them.
+//
+// It opens no sockets of the boot protocols (package pxe and those below it do),
+// holds no key of a cluster's CA and none that signs bundles.
+package seed
+
+import (
+	"net/netip"
+	"time"
+
+	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/configs/arch"
+	"slipway.dev/slipway/configs/handoff"
+)
+
+// State is how far a machine is.
+type State string
+
+// The states in the order of a machine's life.
+const (
+	Seen     State = "seen"     // it asked for an address or a loader
+	Waiting  State = "waiting"  // it enrolled and waits for approval
+	Approved State = "approved" // it may fetch its config
+	Taken    State = "taken"    // it has its config; this enrolment is used up
+	Ready    State = "ready"    // its Node is Ready
+	Rejected State = "rejected" // by the operator or a rule
+	Held     State = "held"     // it stopped with an error that is not tried again
+)
+
+// Machine is what the seed knows of one machine. ID is the MAC of the card it
+// boots from, as pxe.MAC prints it.
+type Machine struct {
+	ID       string         `json:"id"`
+	Name     string         `json:"name,omitempty"` // as a node; kept over re-boots
+	Role     configs.Role   `json:"role,omitempty"`
+	State    State          `json:"state"`
+	Arch     arch.Arch      `json:"arch,omitempty"`
+	Firmware string         `json:"firmware,omitempty"` // bios, uefi, uefi-http
+	UUID     string         `json:"uuid,omitempty"`
+	Address  netip.Addr     `json:"address,omitzero"`
+	Facts    *handoff.Facts `json:"facts,omitempty"`
+	Key      string         `json:"key,omitempty"`   // KeyID of the node's key
+	Code     string         `json:"code,omitempty"`  // to compare, while it waits
+	Trust    string         `json:"trust,omitempty"` // L0 to L3, see docs/trust.md
+	Reason   string         `json:"reason,omitempty"`
+	First    time.Time      `json:"first"`
+	Last     time.Time      `json:"last"`
+	Step     Step           `json:"step,omitzero"` // the newest of its timeline
+	Done     int64          `json:"done,omitempty"`
+	Total    int64          `json:"total,omitempty"`   // bytes of blobs it needs and has
+	Verdict  *Verdict       `json:"verdict,omitempty"` // why it stands still
+}
+
+// Step is one line of a machine's timeline. Seq orders all steps of a seed.
+type Step struct {
+	Seq     uint64    `json:"seq"`
+	Machine string    `json:"machine"` // ID; empty: the seed itself
+	Time    time.Time `json:"time"`
+	Stage   Stage     `json:"stage"`
+	State   string    `json:"state,omitempty"` // handoff.State, for stages that take time
+	Text    string    `json:"text,omitempty"`
+	Code    string    `json:"code,omitempty"`
+	Hint    string    `json:"hint,omitempty"`
+}
+
+// Stage is a place on the way from power-on to Ready.
+type Stage string
+
+// The stages, in order.
+const (
+	StageDHCP       Stage = "dhcp"   // DISCOVER, OFFER, 4011
+	StageTFTP       Stage = "tftp"   // first loader
+	StageLoader     Stage = "loader" // its configuration, over HTTP
+	StageKernel     Stage = "kernel" // kernel and initramfs were fetched; PID 1 runs
+	StageEnrol      Stage = "enrol"
+	StageBlobs      Stage = "blobs"
+	StageSystem     Stage = "system" // PID 1's phases up to services
+	StageKubernetes Stage = "kubernetes"
+	StageReady      Stage = "ready"
+	StageSeed       Stage = "seed" // of the seed itself: started, a foreign DHCP server, armed
+)
+
+// Verdict says in plain words why a machine stands still and what to do.
+type Verdict struct {
+	Code string `json:"code"` // stable: "SW-SEED-NO-4011"
+	Text string `json:"text"`
+	Hint string `json:"hint"`
+}
+
+// Status is the seed as a whole.
+type Status struct {
+	Cluster  string       `json:"cluster"`
+	Bundle   string       `json:"bundle"` // name and serial
+	Arch     []arch.Arch  `json:"arch"`
+	Address  netip.Prefix `json:"address"`  // on the wire it serves
+	DHCP     string       `json:"dhcp"`     // full, proxy, off, yielded
+	Foreign  []string     `json:"foreign"`  // other DHCP servers
+	Pin      string       `json:"pin"`      // hex of the SHA-256 of the CA certificate
+	Approve  string       `json:"approve"`  // ask, list, auto
+	Armed    time.Time    `json:"armed"`    // auto approves until then
+	API      string       `json:"api"`      // https://10.0.0.1:6443 once there is a cluster
+	Started  time.Time    `json:"started"`  //
+	Machines int          `json:"machines"` //
+	ReadyOf  [2]int       `json:"ready"`    // ready nodes, nodes
+	Counters any          `json:"counters"` // of the wire servers
+	Trust    string       `json:"trust"`    // the level all claims here need
+	Verdict  *Verdict     `json:"verdict,omitempty"`
+}
