@@ -1,8 +1,7 @@
 // Package store is a content-addressed directory: every file is named by the
 // sha256 of its bytes and is verified when it is put in.
 //
-// It does not know what the content means, where it came from, or when it may
-// be deleted.
+// It does not know what the content means or where it came from.
 package store
 
 import (
@@ -53,7 +52,11 @@ func (s *Store) Path(d lock.Digest) string {
 // read the content, Verify does.
 func (s *Store) Has(d lock.Digest, size int64) bool {
 	fi, err := os.Stat(s.Path(d))
-	return err == nil && fi.Mode().IsRegular() && fi.Size() == size
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() != size {
+		return false
+	}
+	touch(s.Path(d), fi)
+	return true
 }
 
 // Put copies r into the store and returns its digest and size. When want is

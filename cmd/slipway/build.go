@@ -108,7 +108,25 @@ func (a *app) build(ctx context.Context, f *buildFlags) ([]*built, error) {
 		}
 		all = append(all, one)
 	}
-	return all, writeSums(f.out, proj.Bundle.Spec.Architectures)
+	if err := writeSums(f.out, proj.Bundle.Spec.Architectures); err != nil {
+		return nil, err
+	}
+	return all, a.trim(proj)
+}
+
+// cacheLimit holds three or four builds of both architectures. One more change
+// to a program of the node makes another half gigabyte of system root.
+const cacheLimit = 10 << 30
+
+func (a *app) trim(proj *bundle.Project) error {
+	n, err := proj.Store.Trim(cacheLimit)
+	if n > 0 {
+		a.logger().Info("trimmed the cache", "removed", size(n), "limit", size(cacheLimit))
+	}
+	if err != nil {
+		return fmt.Errorf("trimming the cache: %w", err)
+	}
+	return nil
 }
 
 func (a *app) buildArch(ctx context.Context, proj *bundle.Project, parts *bundle.Parts, out string, key ed25519.PrivateKey, p *progress) (*built, error) {
