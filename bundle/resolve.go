@@ -229,7 +229,7 @@ func resolveSets(b *configs.Bundle, a arch.Arch, x *deb.Index) ([]lock.Deb, erro
 		exclude[e.Name] = e.Reason
 	}
 	var names []string
-	for _, p := range b.Spec.Debian.All() {
+	for _, p := range b.Spec.Debian.For(a) {
 		names = append(names, p.String())
 	}
 	if err := add(SetSystem, names, exclude, false); err != nil {
@@ -243,7 +243,7 @@ func resolveSets(b *configs.Bundle, a arch.Arch, x *deb.Index) ([]lock.Deb, erro
 	}
 	for _, img := range b.Spec.Images {
 		var names []string
-		for _, p := range img.Packages {
+		for _, p := range configs.PackagesFor(img.Packages, a) {
 			names = append(names, p.String())
 		}
 		if err := add(ImageSet(img.Name), names, scriptsOnly, false); err != nil {

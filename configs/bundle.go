@@ -86,6 +86,13 @@ func (d Debian) All() []Package {
 		all = append(all, d.Optional[name]...)
 	}
 	slices.SortFunc(all, Package.compare)
+	return slices.CompactFunc(all, func(a, b Package) bool { return a.Name == b.Name && a.Arch == b.Arch })
+}
+
+// For returns All of one architecture.
+func (d Debian) For(a arch.Arch) []Package {
+	all := PackagesFor(d.All(), a)
+	slices.SortFunc(all, Package.compare)
 	return slices.CompactFunc(all, func(a, b Package) bool { return a.Name == b.Name })
 }
 

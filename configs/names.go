@@ -9,44 +9,81 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"slipway.dev/slipway/configs/arch"
 )
 
 // Package is a Debian package by name, pinned to one version when Version is
-// not empty. In YAML it is "name" or "name=version".
+// not empty, and wanted on one architecture only when Arch is not empty. In YAML
+// it is "name", "name=version", or either followed by " [amd64]"; $arch in the
+// name stands for the architecture: "linux-image-$arch".
 type Package struct {
 	Name    string
 	Version string
+	Arch    arch.Arch
 }
 
 func (p Package) String() string {
-	if p.Version == "" {
-		return p.Name
+	s := p.Name
+	if p.Version != "" {
+		s += "=" + p.Version
 	}
-	return p.Name + "=" + p.Version
+	if p.Arch != "" {
+		s += " [" + p.Arch.Debian() + "]"
+	}
+	return s
 }
 
-// MarshalText writes "name" or "name=version".
+// For is the package on an architecture; ok is false where it is not wanted.
+func (p Package) For(a arch.Arch) (q Package, ok bool) {
+	return Package{Name: strings.ReplaceAll(p.Name, archMark, a.Debian()), Version: p.Version}, p.Arch == "" || p.Arch == a
+}
+
+// archMark in a package name stands for the architecture.
+const archMark = "$arch"
+
+// PackagesFor is For of a list.
+func PackagesFor(all []Package, a arch.Arch) []Package {
+	var out []Package
+	for _, p := range all {
+		if q, ok := p.For(a); ok {
+			out = append(out, q)
+		}
+	}
+	return out
+}
+
+// MarshalText writes what UnmarshalText reads.
 func (p Package) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
-// UnmarshalText reads "name" or "name=version" (Debian policy 5.6.1 and 5.6.12).
+// UnmarshalText reads "name", "name=version" (Debian policy 5.6.1 and 5.6.12)
+// and a restriction to an architecture as in policy 7.1.
 func (p *Package) UnmarshalText(b []byte) error {
-	name, version, pinned := strings.Cut(string(b), "=")
+	text, only := string(b), arch.Arch("")
+	if rest, list, ok := strings.Cut(text, " ["); ok {
+		a, err := arch.Parse(strings.TrimSuffix(list, "]"))
+		if err != nil || !strings.HasSuffix(list, "]") {
+			return fmt.Errorf("package %q: want one architecture in brackets at the end, such as %q", text, rest+" [amd64]")
+		}
+		text, only = rest, a
+	}
+	name, version, pinned := strings.Cut(text, "=")
 	if base, arch, ok := strings.Cut(name, ":"); ok {
 		return fmt.Errorf("package %q: write %q without %q: the architecture is the bundle's", name, base, ":"+arch)
 	}
-	if err := packageName(name); err != nil {
+	if err := packageName(strings.ReplaceAll(name, archMark, "amd64")); err != nil {
 		return err
 	}
 	if pinned && !matches(`([0-9]+:)?[0-9][A-Za-z0-9.+~-]*`, version) {
 		return fmt.Errorf("package %q: %q is not a Debian version", name, version)
 	}
-	*p = Package{Name: name, Version: version}
+	*p = Package{Name: name, Version: version, Arch: only}
 	return nil
 }
 
 // compare orders by name; of one name, a pinned package comes first.
 func (p Package) compare(q Package) int {
-	return cmp.Or(strings.Compare(p.Name, q.Name), -strings.Compare(p.Version, q.Version))
+	return cmp.Or(strings.Compare(p.Name, q.Name), cmp.Compare(p.Arch, q.Arch), -strings.Compare(p.Version, q.Version))
 }
 
 // packagePattern is a package name in which * stands for any characters.

@@ -1,10 +1,13 @@
 package configs
 
 import (
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
 	"testing"
+
+	"slipway.dev/slipway/configs/arch"
 )
 
 // Every spelling cloud-init knows gives the same bytes.
@@ -103,5 +106,42 @@ func TestByteOrderMark(t *testing.T) {
 	_, err := ParseUserData("f", []byte("\ufeff#cloud-config\r\nhostnam: a\r\n"))
 	if want := `f:2:1: hostnam: unknown key: did you mean "hostname"?`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestPackagesOfOneArchitecture(t *testing.T) {
+	var all []Package
+	for _, s := range []string{"linux-image-$arch", "bash=5.2.37-2", "intel-microcode [amd64]", "grub=2.12-1 [arm64]"} {
+		var p Package
+		if err := p.UnmarshalText([]byte(s)); err != nil {
+			t.Fatal(err)
+		}
+		if p.String() != s {
+			t.Errorf("%q comes back as %q", s, p)
+		}
+		all = append(all, p)
+	}
+	for a, want := range map[arch.Arch]string{
+		arch.AMD64: "[linux-image-amd64 bash=5.2.37-2 intel-microcode]",
+		arch.ARM64: "[linux-image-arm64 bash=5.2.37-2 grub=2.12-1]",
+	} {
+		if got := fmt.Sprint(PackagesFor(all, a)); got != want {
+			t.Errorf("%s: %s, want %s", a, got, want)
+		}
+	}
+	for s, want := range map[string]string{
+		"bash [x86_64]":   `package "bash [x86_64]": want one architecture in brackets at the end, such as "bash [amd64]"`,
+		"bash [amd64]=1":  `package "bash [amd64]=1": want one architecture`,
+		"$arch":           "",
+		"linux-$archive":  "",
+		"linux-${arch}":   "is not a Debian package name",
+		"bash:amd64":      `write "bash" without ":amd64"`,
+		"bash [amd64 ] x": "want one architecture",
+	} {
+		var p Package
+		err := p.UnmarshalText([]byte(s))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", s, err, want)
+		}
 	}
 }

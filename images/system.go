@@ -168,7 +168,7 @@ func skeleton(t *rootfs.Tree) error {
 func kernel(t *rootfs.Tree) (release string, image rootfs.Entry, err error) {
 	rel := kmod.Releases(t)
 	if len(rel) != 1 {
-		return "", image, fmt.Errorf("the packages bring %d kernels %q, want one (add linux-image-amd64 or linux-image-arm64)", len(rel), rel)
+		return "", image, fmt.Errorf("the packages bring %d kernels %q, want one (add linux-image-$arch)", len(rel), rel)
 	}
 	image, ok := t.Get("boot/vmlinuz-" + rel[0])
 	if !ok {
