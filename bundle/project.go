@@ -85,10 +85,11 @@ func Open(o Options) (*Project, error) {
 
 // basisOf digests the parts of a bundle that say what to fetch and to compile.
 // How images are written, the kernel's arguments and comments are none of them:
-// to change these needs no new lock.
+// to change these needs no new lock. The loaders' packages are in no bundle and
+// in every lock.
 func basisOf(b *configs.Bundle) (lock.Digest, error) {
 	s := b.Spec
-	raw, err := json.Marshal([]any{s.Architectures, s.Debian, s.Kubernetes, s.Components, s.Images})
+	raw, err := json.Marshal([]any{s.Architectures, s.Debian, s.Kubernetes, s.Components, s.Images, loaders})
 	return lock.SumBytes(raw), err
 }
 

@@ -30,7 +30,7 @@ func ImageSet(name string) string { return "image " + name }
 
 // loaders are the packages that boot files are taken from, per architecture.
 var loaders = map[arch.Arch][]string{
-	arch.AMD64: {"shim-signed", "shim-helpers-amd64-signed", "grub-efi-amd64-signed", "isolinux", "syslinux-common"},
+	arch.AMD64: {"shim-signed", "shim-helpers-amd64-signed", "grub-efi-amd64-signed", "isolinux", "syslinux-common", "ipxe"},
 	arch.ARM64: {"shim-signed", "shim-helpers-arm64-signed", "grub-efi-arm64-signed"},
 }
 

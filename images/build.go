@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/ed25519"
@@ -13,6 +14,7 @@ import (
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/bundle/store"
 	"slipway.dev/slipway/images/boot"
+	"slipway.dev/slipway/images/bootmedia"
 	"slipway.dev/slipway/images/erofs"
 )
 
@@ -57,6 +59,11 @@ func (b *Builder) Build(ctx context.Context, p *Plan) (*Result, error) {
 		return nil, fmt.Errorf("building initramfs: %w", err)
 	}
 	blobs := append([]Stored{sys, kern, ram}, p.Content.Blobs...)
+	net, err := b.loaders(ctx, p.Content)
+	if err != nil {
+		return nil, fmt.Errorf("network loaders: %w", err)
+	}
+	blobs = append(blobs, net...)
 	if err := b.divide(ctx, p, blobs); err != nil {
 		return nil, err
 	}
@@ -133,6 +140,23 @@ func (b *Builder) copy(ctx context.Context, p *Plan) (Stored, error) {
 	defer f.Close()
 	d, n, err := b.Store.Put(ctx, f, "")
 	return b.stored(boot.Kernel, lock.RoleKernel, d, n), err
+}
+
+// loaders are the files that firmware asks a seed for, under the names it asks for.
+func (b *Builder) loaders(ctx context.Context, c *Content) ([]Stored, error) {
+	files, err := bootmedia.Network(c.Arch, c.Boot.Cmdline, loaderFiles(c.Loader))
+	if err != nil {
+		return nil, err
+	}
+	var out []Stored
+	for _, f := range files {
+		d, n, err := b.Store.Put(ctx, bytes.NewReader(f.Content), "")
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Name, err)
+		}
+		out = append(out, b.stored("netboot/"+f.Name, lock.RoleLoader, d, n))
+	}
+	return out, nil
 }
 
 func (b *Builder) stored(name string, r lock.Role, d lock.Digest, n int64) Stored {

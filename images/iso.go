@@ -16,6 +16,7 @@ import (
 	"slipway.dev/slipway/images/bootmedia"
 	"slipway.dev/slipway/images/iso9660"
 	"slipway.dev/slipway/images/layout"
+	finished "slipway.dev/slipway/images/medium"
 )
 
 // medium is what an ISO carries besides its loaders.
@@ -27,19 +28,20 @@ type medium struct {
 }
 
 // files lists slipway's own part of the medium: the signed manifest, the blobs
-// by digest, and baked-in config. Kernel and initramfs are where loaders look.
+// by digest, network loaders, and baked-in config. Kernel and initramfs are where loaders look.
 func (m *medium) files() []iso9660.File {
 	out := []iso9660.File{
 		memory(layout.Manifest, m.manifest),
 		memory(layout.Signature, m.signature),
 	}
-	seen := map[lock.Digest]bool{}
+	seen := map[string]bool{}
 	for _, b := range m.blobs {
-		if b.Role == lock.RoleKernel || b.Role == lock.RoleInitramfs || seen[b.SHA256] {
+		at := finished.Path(b.Blob)
+		if b.Role == lock.RoleKernel || b.Role == lock.RoleInitramfs || seen[at] {
 			continue
 		}
-		seen[b.SHA256] = true
-		out = append(out, iso9660.File{Path: layout.Blobs + "/" + b.File(), Mode: 0o444, Size: b.StoredSize(), Open: b.open()})
+		seen[at] = true
+		out = append(out, iso9660.File{Path: at, Mode: 0o444, Size: b.StoredSize(), Open: b.open()})
 	}
 	for _, name := range sorted(m.plan.Content.Boot.NoCloud) {
 		out = append(out, memory(layout.Seed+"/"+name, m.plan.Content.Boot.NoCloud[name]))

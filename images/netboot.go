@@ -15,6 +15,7 @@ import (
 	"slipway.dev/slipway/bundle/store"
 	"slipway.dev/slipway/images/iso9660"
 	"slipway.dev/slipway/images/layout"
+	finished "slipway.dev/slipway/images/medium"
 )
 
 // netboot writes the medium's content as a directory for any HTTP server: the
@@ -29,7 +30,7 @@ func (b *Builder) netboot(ctx context.Context, m *medium, dir string) ([]Artefac
 	files := append(payload, m.files()...)
 	sums := map[string]lock.Digest{}
 	for _, s := range m.blobs {
-		sums[s.File()] = s.sum()
+		sums[finished.Path(s.Blob)] = s.sum()
 	}
 	// Blobs first, then what points at them.
 	slices.SortStableFunc(files, func(a, b iso9660.File) int { return strings.Compare(rank(a.Path), rank(b.Path)) })
@@ -47,7 +48,7 @@ func (b *Builder) netboot(ctx context.Context, m *medium, dir string) ([]Artefac
 		}
 		name := filepath.Join(dir, filepath.FromSlash(f.Path))
 		keep[name] = true
-		sum, err := placeFile(name, f, sums[filepath.Base(f.Path)])
+		sum, err := placeFile(name, f, sums[f.Path])
 		if err != nil {
 			return nil, fmt.Errorf("adding %s: %w", f.Path, err)
 		}
@@ -60,7 +61,7 @@ func (b *Builder) netboot(ctx context.Context, m *medium, dir string) ([]Artefac
 }
 
 func rank(name string) string {
-	if strings.HasPrefix(name, layout.Blobs) {
+	if strings.HasPrefix(name, layout.Blobs) || strings.HasPrefix(name, layout.Netboot) {
 		return "0" + name
 	}
 	return "1" + name

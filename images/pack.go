@@ -33,8 +33,8 @@ func (b *Builder) divide(ctx context.Context, p *Plan, blobs []Stored) error {
 	b.Report("digesting blobs", 0, 0)
 	for i := range blobs {
 		s := &blobs[i]
-		// Loaders read these two: they know no frames.
-		pack := p.Content.Pack && s.Role != lock.RoleKernel && s.Role != lock.RoleInitramfs
+		// Firmware and loaders read these: they know no frames.
+		pack := p.Content.Pack && s.Role != lock.RoleKernel && s.Role != lock.RoleInitramfs && s.Role != lock.RoleLoader
 		if pack {
 			b.Report("packing blobs", 0, 0)
 		}

@@ -25,6 +25,7 @@ const (
 	RoleSystem    Role = "system" // EROFS of the root file system
 	RoleLayer     Role = "layer"  // EROFS of one container image layer
 	RoleImages    Role = "images" // OCI archive of manifests and configs, no layers
+	RoleLoader    Role = "loader" // what firmware fetches over the network before the kernel
 )
 
 // ManifestFormat is the version of the manifest's shape.

@@ -16,6 +16,10 @@ const (
 	Signature = Dir + "/manifest.sig"
 	// Blobs holds blobs by digest: Blobs/<64 hex>.
 	Blobs = Dir + "/blobs/sha256"
+	// Netboot holds what firmware fetches over the network before the kernel.
+	Netboot = Dir + "/netboot"
+	// Cmdline is the bundle's own part of the kernel command line, one line of text.
+	Cmdline = Netboot + "/cmdline"
 	// Seed holds config baked into the medium: user-data, meta-data, network-config.
 	Seed = Dir + "/nocloud"
 )

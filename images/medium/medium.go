@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
@@ -135,13 +136,15 @@ func (m *Medium) Manifest(pub ed25519.PublicKey) (*lock.Manifest, error) {
 }
 
 // Path is where a blob of the manifest is on every medium. The kernel and the
-// initramfs are where loaders look for them.
+// initramfs are where loaders look for them, network loaders under their names.
 func Path(b lock.Blob) string {
 	switch b.Role {
 	case lock.RoleKernel:
 		return boot.Kernel
 	case lock.RoleInitramfs:
 		return boot.Initramfs
+	case lock.RoleLoader:
+		return layout.Netboot + "/" + path.Base(b.Name)
 	}
 	return layout.Blobs + "/" + b.File()
 }
