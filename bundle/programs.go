@@ -39,7 +39,7 @@ func (c *Compiler) Programs(ctx context.Context, b *configs.Bundle, a arch.Arch)
 		return nil, err
 	}
 	own := component{name: "slipway", module: gobuild.Module{Path: ownModule, Version: "(source)", Dir: c.Source}, programs: []gobuild.Program{
-		{Name: "slipway-init", Package: ownModule + "/cmd/slipway-init"}, {Name: "pause", Package: ownModule + "/cmd/pause"}}}
+		{Name: "slipway-init", Package: ownModule + "/cmd/slipway-init"}, {Name: "slipway", Package: ownModule + "/cmd/slipway"}, {Name: "pause", Package: ownModule + "/cmd/pause"}}}
 	var all []Program
 	for _, comp := range append([]component{kube}, append(others, own)...) {
 		progs, err := c.component(ctx, comp, a)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"slipway.dev/slipway/bundle/deb"
+	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/images/kmod"
 	"slipway.dev/slipway/images/layout"
 	"slipway.dev/slipway/images/rootfs"
@@ -19,6 +20,9 @@ var trimmed = []string{
 	"usr/share/man/", "usr/share/info/", "usr/share/locale/", "usr/share/lintian/", "usr/share/doc-base/",
 	"usr/share/bug/", "usr/share/gcc/", "usr/share/gdb/", "usr/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/sv/", "etc/cron", "etc/logrotate.d/",
 	"usr/share/initramfs-tools/", "etc/initramfs", "etc/kernel/", "boot/System.map", "boot/config-",
+	"usr/lib/udev/hwdb.d/", // sources of hwdb.bin, which nobody compiles here
+	// Modules of a Perl that is not there; programs link libperl.so at most, which stays.
+	"usr/lib/" + arch.AMD64.Multiarch() + "/perl/", "usr/lib/" + arch.ARM64.Multiarch() + "/perl/",
 }
 
 // trimmedDrivers are parts of a kernel package for what no server has or a node
@@ -73,6 +77,7 @@ func trim(p string) bool {
 // listed live in container images only.
 var places = map[string]string{
 	"slipway-init":            layout.Init,
+	"slipway":                 layout.Tool,
 	"kubelet":                 "usr/bin/kubelet",
 	"kubeadm":                 "usr/bin/kubeadm",
 	"kubectl":                 "usr/bin/kubectl",

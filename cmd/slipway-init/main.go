@@ -1,6 +1,6 @@
 // Command slipway-init is PID 1 of a node. Under the name modprobe it loads
 // modules for the kernel, under the name slipway it shows people what the node
-// does; with the argument poweroff or reboot it asks PID 1 to end the machine.
+// does, or becomes the operator's tool for all other verbs; with the argument poweroff or reboot it asks PID 1 to end the machine.
 //
 // It holds no logic: package firstboot does.
 package main
@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"slipway.dev/slipway/firstboot"
+	"slipway.dev/slipway/firstboot/status"
+	"slipway.dev/slipway/images/layout"
 )
 
 func main() {
@@ -24,6 +26,9 @@ func main() {
 	case os.Getpid() == 1:
 		boot()
 	case filepath.Base(os.Args[0]) == "slipway":
+		if args, ok := status.Operator(os.Args[1:]); ok {
+			exit(syscall.Exec("/"+layout.Tool, append([]string{"slipway"}, args...), os.Environ()))
+		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		exit(firstboot.Status().Run(ctx, os.Args[1:], os.Stdout))

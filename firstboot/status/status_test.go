@@ -93,3 +93,18 @@ func TestFollowGoesOnAfterRotation(t *testing.T) {
 	}
 	wait("three\n")
 }
+
+func TestOperator(t *testing.T) {
+	for _, c := range []struct {
+		args, rest string
+		ok         bool
+	}{
+		{"status", "status", false}, {"logs kubelet -f", "logs kubelet -f", false}, {"events", "events", false}, {"", "", false},
+		{"nodes", "nodes", true}, {"seed status", "status", true}, {"seed logs node-1", "logs node-1", true}, {"--help", "--help", true},
+	} {
+		rest, ok := Operator(strings.Fields(c.args))
+		if got := strings.Join(rest, " "); got != c.rest || ok != c.ok {
+			t.Errorf("slipway %s: %q, %v; want %q, %v", c.args, got, ok, c.rest, c.ok)
+		}
+	}
+}

@@ -33,6 +33,8 @@ const (
 	PublicKey = "etc/slipway/bundle.pub"
 	// Init is PID 1's program in the system root.
 	Init = "usr/lib/slipway/slipway-init"
+	// Tool is the operator's program in the system root: any node can be a seed.
+	Tool = "usr/lib/slipway/slipway"
 	// ModulesAlias and ModulesDep are the text indexes below /usr/lib/modules/<release>/.
 	ModulesDep   = "modules.dep"
 	ModulesAlias = "modules.alias"
