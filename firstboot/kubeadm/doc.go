@@ -1,5 +1,5 @@
-// Package kubeadm takes a machine with a running containerd to a Ready
-// single-node cluster: the documents that kubeadm, kubelet and containerd read,
+// Package kubeadm takes a machine with a running containerd to a Ready control
+// plane of a new cluster, or to a Ready worker of one that runs: the documents that kubeadm, kubelet and containerd read,
 // the order in which things run, what is done already, and what is still
 // missing while it waits.
 //

@@ -169,10 +169,12 @@ func mergePatch(target map[string]any, patch map[string]any) map[string]any {
 	return target
 }
 
+// patient is how long kubeadm waits for anything: one machine in an emulator
+// takes minutes for what kubeadm gives a minute; a failure that cannot get better
+// ends kubeadm long before.
+const patient = "15m0s"
+
 func initDocument(n Node) initConfiguration {
-	// One machine in an emulator takes minutes for what kubeadm gives a minute; a
-	// failure that cannot get better ends kubeadm long before these do.
-	const patient = "15m0s"
 	d := initConfiguration{
 		typeMeta: typeMeta{"kubeadm.k8s.io/v1beta4", "InitConfiguration"},
 		// Nobody joins with it; the phase that makes it also makes the RBAC rules for kubelet certificates.

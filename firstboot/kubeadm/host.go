@@ -2,6 +2,7 @@ package kubeadm
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"slipway.dev/slipway/firstboot/report"
 )
 
 // Paths below Runner.Root.
@@ -128,18 +131,24 @@ func (r Runner) foreignKubelet() error {
 	return err
 }
 
+// host makes the machine what kubeadm and kubelet want to find.
+func (r Runner) host(ctx context.Context, n Node) error {
+	if err := r.prepare(n); err != nil {
+		return report.Fail("SW-KUBEADM-PREPARE", "", fmt.Errorf("preparing for kubeadm: %w", err))
+	}
+	if err := r.Exec.run(ctx, r.Log, nil, nftProgram, "-f", r.at(guardRules)); err != nil {
+		return report.Fail("SW-KUBEADM-GUARD", "The system root needs the package nftables.", fmt.Errorf("keeping Service addresses on the node: %w", err))
+	}
+	return nil
+}
+
 // prepare writes what has to be there before kubeadm and kubelet start.
 func (r Runner) prepare(n Node) error {
-	doc, err := Documents(n)
-	if err != nil {
-		return err
-	}
 	for _, f := range []struct {
 		name string
 		mode os.FileMode
 		data []byte
 	}{
-		{kubeadmConfig, 0o600, doc},
 		{cniConfig, 0o644, CNIConfig()},
 		{resolvConf, 0o644, PodResolvConf(n.Nameservers, n.Address)},
 		{guardRules, 0o600, []byte(guard(n.Networks.Services))},

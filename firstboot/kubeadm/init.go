@@ -52,11 +52,15 @@ func (r Runner) Init(ctx context.Context, n Node) error {
 	if err != nil {
 		return report.Fail("SW-KUBEADM-DATA", "Restore an etcd snapshot, or remove "+doneMarker+" to make a new cluster.", err)
 	}
-	if err := r.prepare(n); err != nil {
+	doc, err := Documents(n)
+	if err == nil {
+		err = r.write(kubeadmConfig, 0o600, doc)
+	}
+	if err != nil {
 		return report.Fail("SW-KUBEADM-PREPARE", "", fmt.Errorf("preparing for kubeadm: %w", err))
 	}
-	if err := r.Exec.run(ctx, r.Log, nil, nftProgram, "-f", r.at(guardRules)); err != nil {
-		return report.Fail("SW-KUBEADM-GUARD", "The system root needs the package nftables.", fmt.Errorf("keeping Service addresses on the node: %w", err))
+	if err := r.host(ctx, n); err != nil {
+		return err
 	}
 	if r.Patience == 0 {
 		r.Patience = 15 * time.Minute
@@ -72,6 +76,11 @@ func (r Runner) Init(ctx context.Context, n Node) error {
 		}
 	} else if err := r.kubeadm(ctx, n, state); err != nil {
 		return err
+	}
+	if n.Seeded {
+		if err := r.session(n).close(ctx); err != nil {
+			return err
+		}
 	}
 	if err := r.manifests(ctx, n); err != nil {
 		return err

@@ -19,6 +19,7 @@ type Node struct {
 	Nameservers       []netip.Addr // for CoreDNS; none on an isolated network
 	FlannelImage      string       // "ghcr.io/flannel-io/flannel:v0.26.7"
 	Taints            []Taint      // none: pods may run here
+	Seeded            bool         // a seed says who may join: nothing else in the cluster does
 	Patches           string       // directory of kubeadm patches, "" for none
 	// Overrides are RFC 7386 merge patches for documents, by kind ("KubeletConfiguration").
 	Overrides map[string]map[string]any

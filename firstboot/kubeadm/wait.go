@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/kubeadm/api"
 	"slipway.dev/slipway/firstboot/report"
 )
 
@@ -20,7 +21,8 @@ const poll = 500 * time.Millisecond
 type session struct {
 	Runner
 	node Node
-	api  *cluster
+	own  bool // with kubelet's certificate: a worker has no other
+	api  *api.Client
 }
 
 func (r Runner) session(n Node) *session { return &session{Runner: r, node: n} }
@@ -30,12 +32,12 @@ func (s *session) applyAll(ctx context.Context, step string, files map[string][]
 	s.Report(handoff.Event{Step: step, State: handoff.Started, Text: strings.Join(names, ", ")})
 	err := func() error {
 		for _, name := range names {
-			list, err := objects(files[name])
+			list, err := api.Objects(files[name])
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			for _, o := range list {
-				if err := s.until(ctx, step, func(c *cluster) (string, error) { return "", c.apply(ctx, o) }); err != nil {
+				if err := s.until(ctx, step, func(c *api.Client) (string, error) { return "", c.Apply(ctx, o) }); err != nil {
 					return fmt.Errorf("applying %s: %s: %w", name, o, err)
 				}
 			}
@@ -53,8 +55,12 @@ func (s *session) applyAll(ctx context.Context, step string, files map[string][]
 // ready waits for the node and its system pods, saying what is missing whenever that changes.
 func (s *session) ready(ctx context.Context) error {
 	s.Report(handoff.Event{Step: "ready", State: handoff.Started, Text: "waiting for node " + s.node.Name + " and its system pods"})
-	err := s.until(ctx, "ready", func(c *cluster) (string, error) {
-		m, err := c.missing(ctx, s.node.Name)
+	err := s.until(ctx, "ready", func(c *api.Client) (string, error) {
+		ask := c.Missing
+		if s.own {
+			ask = c.MissingOwn
+		}
+		m, err := ask(ctx, s.node.Name)
 		return strings.Join(m, "; "), err
 	})
 	if err != nil {
@@ -68,7 +74,7 @@ func (s *session) ready(ctx context.Context) error {
 
 // until repeats try until it returns neither a text (what is missing) nor an
 // error, an error that cannot pass, or Patience ends.
-func (s *session) until(ctx context.Context, step string, try func(*cluster) (string, error)) error {
+func (s *session) until(ctx context.Context, step string, try func(*api.Client) (string, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, s.Patience)
 	defer cancel()
 	last := ""
@@ -84,7 +90,7 @@ func (s *session) until(ctx context.Context, step string, try func(*cluster) (st
 		switch {
 		case err == nil && text == "":
 			return nil
-		case err != nil && final(err):
+		case err != nil && api.Final(err):
 			return err
 		case err != nil:
 			text = err.Error()
@@ -92,7 +98,7 @@ func (s *session) until(ctx context.Context, step string, try func(*cluster) (st
 		if text != last && ctx.Err() == nil {
 			last = text
 			s.Log.Debug("waiting", "step", step, "for", text)
-			if step == "ready" {
+			if step == "ready" || step == "certificate" {
 				s.Report(handoff.Event{Step: step, State: handoff.Running, Text: text})
 			}
 		}
@@ -106,7 +112,14 @@ func (s *session) until(ctx context.Context, step string, try func(*cluster) (st
 
 // connect uses super-admin.conf while it is there: admin.conf has no rights
 // until kubeadm has bound its group, late in init.
-func (s *session) connect() (*cluster, error) {
+func (s *session) connect() (*api.Client, error) {
+	if s.own {
+		raw, err := os.ReadFile(s.at(kubeletKubeconfig))
+		if err != nil {
+			return nil, err
+		}
+		return api.Open(raw, s.server, s.Root)
+	}
 	raw, err := os.ReadFile(s.at(superConf))
 	if os.IsNotExist(err) {
 		raw, err = os.ReadFile(s.at(adminConf))
@@ -118,5 +131,5 @@ func (s *session) connect() (*cluster, error) {
 	if server == "" {
 		server = "https://" + net.JoinHostPort(s.node.Address.String(), fmt.Sprint(apiPort))
 	}
-	return open(raw, server)
+	return api.Open(raw, server, s.Root)
 }

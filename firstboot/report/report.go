@@ -49,6 +49,7 @@ type Reporter struct {
 	seq    int
 	phase  string
 	file   *os.File
+	also   func(handoff.Event)
 	screen dashboard
 }
 
@@ -67,6 +68,14 @@ func (r *Reporter) KeepIn(path string) error {
 	r.file = f
 	r.mu.Unlock()
 	return nil
+}
+
+// Also hands every event on, in order; nil ends that. The function must not wait
+// for anything.
+func (r *Reporter) Also(f func(handoff.Event)) {
+	r.mu.Lock()
+	r.also = f
+	r.mu.Unlock()
 }
 
 // Enter names the phase of events that have none.
@@ -94,6 +103,9 @@ func (r *Reporter) Emit(e handoff.Event) {
 	r.out.Write([]byte(r.screen.render()), serial)
 	if r.file != nil {
 		_, _ = r.file.Write(line)
+	}
+	if r.also != nil {
+		r.also(e)
 	}
 }
 
@@ -140,6 +152,9 @@ func Text(e handoff.Event) string {
 		fmt.Fprintf(&b, " (%.1f s)", s)
 	}
 	b.WriteString("\r\n")
+	if c := code(e); c != "" {
+		b.WriteString("\r\n           " + strings.Join(letters(c), "\r\n           ") + "\r\n\r\n")
+	}
 	if e.State != handoff.Failed {
 		return b.String()
 	}

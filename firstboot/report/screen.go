@@ -26,6 +26,7 @@ type dashboard struct {
 	last   []string
 	failed *handoff.Event
 	notice []string // stays at the bottom: how to go on when all is done
+	code   *handoff.Event
 }
 
 // add takes an event in.
@@ -43,6 +44,12 @@ func (d *dashboard) add(e handoff.Event) {
 	for _, key := range []string{"node", "address", "bundle"} {
 		if v, ok := e.Data[key].(string); ok && e.State == handoff.Done && e.Step == "" && !slices.Contains(d.title, v) {
 			d.title = append(d.title, v)
+		}
+	}
+	if e.Step == "code" {
+		d.code = nil
+		if code(e) != "" {
+			d.code = &e
 		}
 	}
 	if e.Text != "" {
@@ -71,6 +78,14 @@ func (d *dashboard) render() string {
 		lines = append(lines, phaseLine(p, d.phases[p]))
 	}
 	lines = append(lines, strings.Repeat("-", columns-1))
+	if d.code != nil {
+		lines = append(lines, "", clip("  "+texts(d.code.Text)[0]), "")
+		for _, l := range letters(code(*d.code)) {
+			lines = append(lines, clip("      "+l))
+		}
+		lines = append(lines, "")
+	}
+	lines = lines[:min(len(lines), rows-1)]
 	var bottom []string
 	if f := d.failed; f != nil {
 		bottom = append(bottom, "\x1b[7m"+pad(" "+f.Code+" in "+name(*f))+"\x1b[0m")
@@ -88,8 +103,8 @@ func (d *dashboard) render() string {
 			bottom = append(bottom, clip(n))
 		}
 	}
-	bottom = bottom[:min(len(bottom), rows-len(lines)-3)]
-	for _, l := range d.last[max(0, len(d.last)-(rows-1-len(lines)-len(bottom))):] {
+	bottom = bottom[:max(0, min(len(bottom), rows-len(lines)-3))]
+	for _, l := range d.last[max(0, len(d.last)-max(0, rows-1-len(lines)-len(bottom))):] {
 		lines = append(lines, clip(l))
 	}
 	for len(lines)+len(bottom) < rows-1 {

@@ -66,3 +66,39 @@ func TestDashboard(t *testing.T) {
 	}
 	shown(t, &d)
 }
+
+func TestCode(t *testing.T) {
+	e := handoff.Event{Phase: "config", Step: "code", State: handoff.Running, Text: "Approve this machine at the seed: slipway approve K7Q-F2M", Data: map[string]any{"code": "K7Q-F2M"}}
+	var d dashboard
+	for _, p := range []string{"kernel", "modules", "medium", "network"} {
+		d.add(handoff.Event{Phase: p, State: handoff.Done, Text: p})
+	}
+	d.add(e)
+	d.add(handoff.Event{Phase: "config", Step: "standing", State: handoff.Running, Text: "waiting for the operator"})
+	all := strings.Join(shown(t, &d), "\n")
+	want := "      #   #   #####    ###            #####   ####    #   #\n      #  #        #   #   #           #           #   ## ##\n"
+	if !strings.Contains(all, "\n  Approve this machine at the seed: slipway approve K7Q-F2M\n\n"+want) || !strings.Contains(all, "config/standing: waiting for the operator") {
+		t.Errorf("screen:\n%s", all)
+	}
+	d.failed = &handoff.Event{Phase: "config", Code: "SW-X", Text: strings.Repeat("word ", 300), Hint: "do"}
+	for i := range 9 {
+		d.add(handoff.Event{Phase: fmt.Sprint("p", i), State: handoff.Running, Text: "x"})
+	}
+	shown(t, &d)
+	d.add(handoff.Event{Phase: "config", Step: "code", State: handoff.Done, Text: "approved"})
+	if all := strings.Join(shown(t, &d), "\n"); strings.Contains(all, "slipway approve") && strings.Contains(all, "#   #") {
+		t.Errorf("the code is still there:\n%s", all)
+	}
+	if s := Text(e); !strings.Contains(s, "\r\n           #   #   #####    ###") {
+		t.Errorf("serial %q", s)
+	}
+	seen := map[string]rune{}
+	for _, r := range "0123456789ABCDEFGHJKMNPQRSTVWXYZ-" {
+		l := letters(string(r))
+		s := strings.Join(l, "\n")
+		if old, ok := seen[s]; ok || strings.TrimSpace(s) == "" {
+			t.Errorf("%c looks like %c", r, old)
+		}
+		seen[s] = r
+	}
+}

@@ -1,10 +1,11 @@
-package kubeadm
+package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -58,26 +59,30 @@ type containerStatus struct {
 	} `json:"state"`
 }
 
-// needed are the k8s-app labels whose pods a usable node has; perNode says that
-// only those on this node count.
-func needed() map[string]struct{ perNode bool } {
-	return map[string]struct{ perNode bool }{"kube-proxy": {true}, "flannel": {true}, "kube-dns": {false}}
+// Missing says, for people, what keeps a control plane from being usable; empty
+// means Ready: the node, its pods of the network, and the cluster's DNS.
+func (c *Client) Missing(ctx context.Context, node string) ([]string, error) {
+	return c.missing(ctx, node, "", "flannel", "kube-dns", "kube-proxy")
 }
 
-// missing says, for people, what keeps the node from being usable; empty means Ready.
-func (c *cluster) missing(ctx context.Context, node string) ([]string, error) {
+// MissingOwn is Missing for a worker, asked with its own certificate: a node may
+// list its own pods alone (plugin/pkg/auth/authorizer/node).
+func (c *Client) MissingOwn(ctx context.Context, node string) ([]string, error) {
+	return c.missing(ctx, node, "&fieldSelector=spec.nodeName%3D"+url.QueryEscape(node), "flannel", "kube-proxy")
+}
+
+func (c *Client) missing(ctx context.Context, node, selector string, apps ...string) ([]string, error) {
 	var n nodeObject
-	var refused *statusError
-	if err := c.get(ctx, "/api/v1/nodes/"+node, &n); errors.As(err, &refused) && refused.code == http.StatusNotFound {
+	if err := c.get(ctx, "/api/v1/nodes/"+url.PathEscape(node), &n); Is(err, http.StatusNotFound) {
 		return []string{fmt.Sprintf("node %s: kubelet has not registered it yet", node)}, nil
 	} else if err != nil {
 		return nil, err
 	}
 	var pods podList
-	if err := c.get(ctx, "/api/v1/pods?labelSelector=k8s-app+in+(kube-proxy,flannel,kube-dns)", &pods); err != nil {
+	if err := c.get(ctx, "/api/v1/pods?labelSelector=k8s-app+in+("+strings.Join(apps, ",")+")"+selector, &pods); err != nil {
 		return nil, err
 	}
-	return append(n.missing(node), pods.missing(node)...), nil
+	return append(n.missing(node), pods.missing(node, apps)...), nil
 }
 
 func (n nodeObject) missing(name string) []string {
@@ -93,14 +98,14 @@ func (n nodeObject) missing(name string) []string {
 	return []string{fmt.Sprintf("node %s: kubelet has not reported yet", name)}
 }
 
-func (l podList) missing(node string) []string {
-	want := needed()
+// missing looks at the pods with one of the k8s-app labels; all but the DNS's
+// count on this node only.
+func (l podList) missing(node string, apps []string) []string {
 	count := map[string]int{}
 	var out []string
 	for _, p := range l.Items {
 		app := p.Metadata.Labels["k8s-app"]
-		rule, ok := want[app]
-		if !ok || rule.perNode && p.Spec.NodeName != "" && p.Spec.NodeName != node {
+		if !slices.Contains(apps, app) || app != "kube-dns" && p.Spec.NodeName != "" && p.Spec.NodeName != node {
 			continue
 		}
 		count[app]++
@@ -108,7 +113,7 @@ func (l podList) missing(node string) []string {
 			out = append(out, fmt.Sprintf("pod %s/%s: %s", p.Metadata.Namespace, p.Metadata.Name, why))
 		}
 	}
-	for app := range want {
+	for _, app := range apps {
 		if count[app] == 0 {
 			out = append(out, app+": no pod yet")
 		}
@@ -158,4 +163,15 @@ func brief(reason, message string) string {
 		message = message[:most] + "…"
 	}
 	return reason + ": " + message
+}
+
+// Ready says whether the API server takes a node for Ready; one that is not
+// there is not.
+func (c *Client) Ready(ctx context.Context, node string) (bool, error) {
+	var n nodeObject
+	err := c.get(ctx, "/api/v1/nodes/"+url.PathEscape(node), &n)
+	if Is(err, http.StatusNotFound) {
+		return false, nil
+	}
+	return err == nil && slices.ContainsFunc(n.Status.Conditions, func(c condition) bool { return c.Type == "Ready" && c.Status == "True" }), err
 }
