@@ -140,6 +140,7 @@ type NoCloud struct {
 	UserData      string `json:"userData,omitempty"`
 	MetaData      string `json:"metaData,omitempty"`
 	NetworkConfig string `json:"networkConfig,omitempty"`
+	Cluster       string `json:"cluster,omitempty"` // cluster.yaml: whatever boots from the image is the seed of that site
 }
 
 // Media says how images are written.
@@ -252,7 +253,8 @@ func (b *Bundle) check(a at) {
 	nc.key("userData").may(b.Spec.NoCloud.UserData, localPath)
 	nc.key("metaData").may(b.Spec.NoCloud.MetaData, localPath)
 	nc.key("networkConfig").may(b.Spec.NoCloud.NetworkConfig, localPath)
-	if b.Spec.NoCloud.UserData == "" && nc.set() {
+	nc.key("cluster").may(b.Spec.NoCloud.Cluster, localPath)
+	if b.Spec.NoCloud.UserData == "" && b.Spec.NoCloud.Cluster == "" && nc.set() {
 		nc.key("userData").missing()
 	}
 	a.key("overlay").may(b.Spec.Overlay, localPath)

@@ -31,11 +31,11 @@ const maxConfig = 4 << 20
 // raw is a config as found.
 type raw struct {
 	source string            // "volume CIDATA on /dev/sdb"
-	files  map[string][]byte // user-data, vendor-data, meta-data, network-config
+	files  map[string][]byte // user-data, vendor-data, meta-data, network-config, cluster.yaml
 }
 
 // nocloudFiles are NoCloud's names; user-data comes first: without it there is no config.
-var nocloudFiles = []string{"user-data", "vendor-data", "meta-data", "network-config"}
+var nocloudFiles = []string{"user-data", "vendor-data", "meta-data", "network-config", layout.Cluster}
 
 func isURL(s string) bool { return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") }
 
@@ -47,7 +47,10 @@ func configPhase(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
-	if err := n.parse(r); err != nil {
+	if r, err = n.becomeSeed(r); err == nil {
+		err = n.parse(r)
+	}
+	if err != nil {
 		return report.Fail("SW-CONFIG-INVALID", "correct the lines named above; the node reads the config again by itself",
 			fmt.Errorf("%s: %w", r.source, err))
 	}
@@ -162,8 +165,8 @@ func readDir(source, dir string) (raw, error) {
 			return raw{}, report.Fail("SW-CONFIG-VOLUME", "write the volume again", fmt.Errorf("%s: %w", source, err))
 		}
 	}
-	if _, ok := r.files["user-data"]; !ok {
-		return raw{}, report.Fail("SW-CONFIG-VOLUME", "put a file user-data into its top directory", fmt.Errorf("%s: has no file user-data", source))
+	if r.files["user-data"] == nil && r.files[layout.Cluster] == nil {
+		return raw{}, report.Fail("SW-CONFIG-VOLUME", "put a file user-data (or cluster.yaml, for the seed) into its top directory", fmt.Errorf("%s: has no file user-data", source))
 	}
 	return r, nil
 }

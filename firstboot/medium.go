@@ -26,6 +26,7 @@ func mediumPhase(ctx context.Context, n *Node) error {
 	if err != nil {
 		return report.Fail("SW-MEDIUM-KEY", "build the image again", err)
 	}
+	n.key = key
 	if n.Cmdline.Store != "" {
 		return n.findSeed(ctx, key)
 	}

@@ -2,6 +2,7 @@ package firstboot
 
 import (
 	"context"
+	"crypto/ed25519"
 	"log/slog"
 	"strings"
 	"sync"
@@ -51,12 +52,16 @@ type Node struct {
 	Address  []netconf.Address // the one with the default route first
 
 	// life ends when the node shuts down; what outlives a phase belongs to it.
-	life    context.Context
-	log     *slog.Logger
-	result  handoff.Event // text and figures of the phase's done event
-	drivers *drivers
-	net     *netconf.Manager
-	noNet   func()      // ends net, which began before there was a config; else nil
+	life     context.Context
+	log      *slog.Logger
+	result   handoff.Event // text and figures of the phase's done event
+	drivers  *drivers
+	net      *netconf.Manager
+	noNet    func()            // ends net, which began before there was a config; else nil
+	key      ed25519.PublicKey // that the manifest was verified with
+	cluster  *configs.Cluster  // of a machine that is the seed
+	seedName string            // its own as a node
+
 	seed    *blobs.Seed // where everything comes from, without a medium
 	system  chan error  // the verdict on system.erofs
 	content *verdict    // the verdict on all other blobs

@@ -45,6 +45,9 @@ func servicesPhase(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
+	if err := n.station(ctx); err != nil {
+		return err
+	}
 	limit, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	for _, name := range up {

@@ -24,6 +24,9 @@ const (
 	Seed = Dir + "/nocloud"
 )
 
+// Cluster is the file that makes a machine the site's seed, beside user-data.
+const Cluster = "cluster.yaml"
+
 // CIDATA is the volume label of a NoCloud config volume (either case).
 const CIDATA = "CIDATA"
 

@@ -25,6 +25,7 @@ import (
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/images"
 	"slipway.dev/slipway/images/boot"
+	"slipway.dev/slipway/images/layout"
 	"slipway.dev/slipway/images/rootfs"
 	"slipway.dev/slipway/overlay"
 )
@@ -130,17 +131,36 @@ func Boot(proj *bundle.Project, parts *bundle.Parts) (images.Boot, error) {
 	spec := proj.Bundle.Spec
 	out := images.Boot{Modules: spec.Kernel.Modules, NoCloud: map[string][]byte{},
 		Cmdline: boot.Cmdline{Consoles: []string{"tty0", parts.Arch.Console()}, Extra: append([]string{"quiet"}, spec.Kernel.Arguments...)}}
-	for name, file := range map[string]string{"user-data": spec.NoCloud.UserData, "meta-data": spec.NoCloud.MetaData, "network-config": spec.NoCloud.NetworkConfig} {
-		if file == "" {
+	for _, f := range []struct {
+		name, file string
+		check      func(name string, raw []byte) error
+	}{
+		{"user-data", spec.NoCloud.UserData, checked(configs.ParseUserData)}, {"meta-data", spec.NoCloud.MetaData, checked(configs.ParseMetaData)},
+		{"network-config", spec.NoCloud.NetworkConfig, checked(configs.ParseNetworkConfig)}, {layout.Cluster, spec.NoCloud.Cluster, checked(configs.ParseCluster)},
+	} {
+		if f.file == "" {
 			continue
 		}
-		raw, err := os.ReadFile(filepath.Join(filepath.Dir(proj.File), file))
+		file := filepath.Join(filepath.Dir(proj.File), f.file)
+		raw, err := os.ReadFile(file)
 		if err != nil {
 			return out, fmt.Errorf("%s: spec.nocloud: %w", proj.File, err)
 		}
-		out.NoCloud[name] = raw
+		// A node would say the same, at a site where nobody can build again.
+		if err := f.check(file, raw); err != nil {
+			return out, err
+		}
+		out.NoCloud[f.name] = raw
 	}
 	return out, nil
+}
+
+// checked is a parser of which only the verdict is wanted.
+func checked[T any](parse func(string, []byte) (T, error)) func(string, []byte) error {
+	return func(name string, raw []byte) error {
+		_, err := parse(name, raw)
+		return err
+	}
 }
 
 // Overlay reads the bundle's own files.

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/images/medium"
+	"slipway.dev/slipway/pxe/seed"
+	"slipway.dev/slipway/pxe/seed/boot"
+	"slipway.dev/slipway/pxe/seed/kube"
+	"slipway.dev/slipway/pxe/seed/serve"
+)
+
+// serveFlags are those of the seed.
+type serveFlags struct {
+	cluster, state, iface, pub, page string
+	pageLAN                          bool
+	ports                            serve.Ports
+	kernel                           []string
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use:   "serve ISO | NETBOOT-DIR ...",
+		Short: "Be the seed: boot the machines of a LAN over the network and make them a cluster",
+		Long: `Serve reads one medium per architecture in place and answers the machines on one
+interface: DHCP or, beside another DHCP server, proxyDHCP; TFTP, HTTP and NTP;
+and, over TLS, enrolment. It listens before it speaks and never gives an address
+unless cluster.yaml names the subnet. A machine becomes a node when its code is
+approved (slipway approve), or by the rule in cluster.yaml.
+
+It keeps what it knows in the state directory and goes on there when it is
+started again. The nodes need it no more once they are Ready.`,
+		Example: `  slipway serve out/example-amd64.iso --cluster cluster.yaml
+  slipway serve /dev/sdb --cluster site.yaml --interface eth1 --pub release.key.pub
+  slipway serve amd64.iso arm64.iso --page ""`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("name the ISO, stick or netboot directory to serve")}
+			}
+			return a.serve(cmd.Context(), &f, args)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVarP(&f.cluster, "cluster", "f", "cluster.yaml", "the site")
+	fl.StringVarP(&f.iface, "interface", "i", "", "network interface of the machines (default: the only one that is up and has an address)")
+	fl.StringVar(&f.pub, "pub", "", "public key that the media are signed with (default: that of the signing key in the user's config directory)")
+	fl.StringVar(&f.page, "page", "127.0.0.1:8470", `address of the read-only web page, "" for none`)
+	fl.BoolVar(&f.pageLAN, "page-on-lan", false, "allow --page on an address that others reach")
+	fl.IntVar(&f.ports.HTTP, "http-port", 80, "port of loaders and content")
+	fl.IntVar(&f.ports.Node, "node-port", 8443, "port where nodes enrol, with TLS")
+	fl.StringSliceVar(&f.kernel, "kernel-argument", nil, "further argument of every machine's kernel")
+	registerState(cmd, &f.state)
+	return cmd
+}
+
+func (a *app) serve(ctx context.Context, f *serveFlags, names []string) error {
+	raw, err := os.ReadFile(f.cluster)
+	if err != nil {
+		return &hintedError{err, "write one with: slipway new cluster"}
+	}
+	cluster, err := configs.ParseCluster(f.cluster, raw)
+	if err != nil {
+		return err
+	}
+	key, err := a.trusted(f.pub)
+	if err != nil {
+		return err
+	}
+	wire, err := serve.FindWire(f.iface)
+	if err != nil {
+		return err
+	}
+	media, err := openMedia(key, names)
+	defer func() {
+		for _, m := range media {
+			m.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	if f.state, err = stateDir(f.state); err != nil {
+		return err
+	}
+	s, err := seed.Open(f.state, cluster, seed.Options{Log: a.logger(), Kube: &kube.Kube{Log: a.logger()}, Manifest: media[0].Manifest})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	p := newProgress(a.err)
+	self := wire.Addr.Addr()
+	b, err := boot.New(ctx, media, boot.Options{
+		HTTP: netip.AddrPortFrom(self, uint16(f.ports.HTTP)), Seed: "https://" + netip.AddrPortFrom(self, uint16(f.ports.Node)).String(),
+		Pin: s.Pin(), Extra: f.kernel, Progress: func(done, total int64) { p.Step("reading what machines boot", done, total) }})
+	p.Done()
+	if err != nil {
+		return err
+	}
+	srv := serve.New(serve.Options{Wire: wire, Cluster: cluster, Seed: s, Boot: b, Ports: f.ports, State: f.state, Page: f.page, PageLAN: f.pageLAN, Log: a.logger()})
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return srv.Run(ctx) })
+	g.Go(func() error { return a.watchSeed(ctx, srv) })
+	return g.Wait()
+}
+
+// openMedia opens and verifies the manifests; what is open is returned with an error too.
+func openMedia(key ed25519.PublicKey, names []string) ([]boot.Medium, error) {
+	var all []boot.Medium
+	for _, name := range names {
+		m, err := medium.Open(name)
+		if err != nil {
+			return all, fmt.Errorf("%s: %w", name, err)
+		}
+		man, err := m.Manifest(key)
+		if err != nil {
+			m.Close()
+			return all, fmt.Errorf("%s: %w", name, err)
+		}
+		all = append(all, boot.Medium{Medium: m, Manifest: man})
+	}
+	return all, nil
+}

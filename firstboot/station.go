@@ -1,0 +1,97 @@
+package firstboot
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/configs/render"
+	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/supervise"
+	"slipway.dev/slipway/images/layout"
+)
+
+const (
+	toolProgram = "/" + layout.Tool
+	clusterFile = configDir + "/" + layout.Cluster
+	trustedKey  = runDir + "/bundle.pub"
+	stationDir  = "/var/lib/slipway/seed"
+)
+
+// becomeSeed turns a cluster.yaml beside (or in place of) user-data into this
+// machine's own config: it is the site's seed, and its first control plane. Its
+// own user-data, when there is one, is taken instead.
+func (n *Node) becomeSeed(r raw) (raw, error) {
+	text, ok := r.files[layout.Cluster]
+	if !ok {
+		return r, nil
+	}
+	c, err := configs.ParseCluster(layout.Cluster, text)
+	if err != nil {
+		return r, err
+	}
+	rule, err := firstControlPlane(c)
+	if err != nil {
+		return r, err
+	}
+	name := strings.ReplaceAll(rule.Name, "{n}", "1")
+	made, err := render.Config(c, render.Node{Name: name, Role: rule.Role, Instance: c.Metadata.Name + "-" + name})
+	if err != nil {
+		return r, err
+	}
+	for _, f := range []string{"user-data", "meta-data"} {
+		if _, own := r.files[f]; !own {
+			r.files[f] = []byte(made.Files[f])
+		}
+	}
+	r.source += ", as the seed of cluster " + c.Metadata.Name
+	n.cluster, n.seedName = c, name
+	return r, nil
+}
+
+// firstControlPlane is the rule that the seed's own machine takes the first place of.
+func firstControlPlane(c *configs.Cluster) (configs.NodeRule, error) {
+	for _, rule := range c.Spec.Nodes {
+		if rule.Role == configs.RoleControlPlane {
+			return rule, nil
+		}
+	}
+	return configs.NodeRule{}, fmt.Errorf("%s: spec.nodes: no rule makes a control plane", layout.Cluster)
+}
+
+// station starts the seed on a machine that has a cluster.yaml. It serves the
+// medium that this machine booted from.
+func (n *Node) station(context.Context) error {
+	if n.cluster == nil {
+		return nil
+	}
+	if n.seed != nil {
+		return report.Fail("SW-SEED-MEDIUM", "boot it from the ISO, or take cluster.yaml out of its config",
+			fmt.Errorf("this machine was booted over the network: it has no medium to serve"))
+	}
+	if err := os.MkdirAll(stationDir, 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(trustedKey, []byte(hex.EncodeToString(n.key)+"\n"), 0o644); err != nil {
+		return err
+	}
+	return n.Services.Add(n.life, supervise.Service{Name: "seed", Argv: []string{toolProgram, "serve", mediumDir, "--cluster", clusterFile,
+		"--state", stationDir, "--pub", trustedKey, "--interface", n.Address[0].Interface, "--page", "",
+		"--self", n.seedName, "--kubeconfig", adminConf},
+		Ready: func(ctx context.Context) error {
+			for {
+				if _, err := os.Stat(stationDir + "/seed.sock"); err == nil {
+					return nil
+				}
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
+		}})
+}

@@ -1,0 +1,71 @@
+package serve
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/pxe"
+	"slipway.dev/slipway/pxe/seed"
+	"slipway.dev/slipway/pxe/seed/boot"
+	"slipway.dev/slipway/pxe/tftp"
+	"slipway.dev/slipway/pxe/web"
+)
+
+// machine tells which machine has an address: by its lease, or, beside another
+// DHCP server, by this computer's neighbour table.
+func (s *Server) machine(a netip.Addr) string {
+	a = a.Unmap()
+	if all, err := s.o.Seed.Leases().All(); err == nil {
+		for _, l := range all {
+			if l.Addr == a {
+				return l.MAC.String()
+			}
+		}
+	}
+	if m := pxe.ARPTable(s.o.Wire.Name)(a); m != (pxe.MAC{}) {
+		return m.String()
+	}
+	return ""
+}
+
+func (s *Server) onTFTP(e tftp.Event) {
+	if e.Outcome == tftp.Probed || e.Outcome == tftp.Optional {
+		return
+	}
+	st := seed.Step{Machine: s.machine(e.Client.Addr()), Stage: seed.StageTFTP, State: string(handoff.Done), Text: fmt.Sprintf("%s, %d bytes", e.Name, e.Size)}
+	if !e.Quiet() {
+		st.State, st.Code, st.Text = string(handoff.Failed), "SW-SEED-TFTP", fmt.Sprintf("%s: %s", e.Name, e.Outcome)
+		if e.Err != nil {
+			st.Text += ": " + e.Err.Error()
+		}
+	}
+	if st.Machine != "" {
+		s.o.Seed.Record(st)
+	}
+}
+
+// onHTTP records loaders, kernel and initramfs. Of blobs the node itself tells:
+// there are thousands of ranges.
+func (s *Server) onHTTP(e web.Event) {
+	kind := s.o.Boot.Kind(e.Name)
+	if kind == boot.Blob || e.Method != "GET" {
+		return
+	}
+	st := seed.Step{Stage: seed.StageLoader, State: string(handoff.Done), Text: fmt.Sprintf("%s, %d bytes", e.Name, e.Bytes)}
+	if kind == boot.Kernel || kind == boot.Initramfs || kind == boot.Manifest {
+		st.Stage = seed.StageKernel
+	}
+	if e.Status >= 400 {
+		if strings.Contains(e.Name, "revocations") { // shim asks for what only some distributions have
+			return
+		}
+		st.State, st.Code, st.Text = string(handoff.Failed), "SW-SEED-HTTP", fmt.Sprintf("%s: status %d", e.Name, e.Status)
+	} else if e.Err != nil {
+		st.State, st.Code, st.Text = string(handoff.Failed), "SW-SEED-HTTP", fmt.Sprintf("%s: %d of %d bytes: %v", e.Name, e.Bytes, e.Size, e.Err)
+	}
+	if st.Machine = s.machine(e.Client.Addr()); st.Machine != "" {
+		s.o.Seed.Record(st)
+	}
+}

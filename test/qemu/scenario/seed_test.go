@@ -1,0 +1,288 @@
+package scenario
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/pxe/seed"
+	"slipway.dev/slipway/test/qemu"
+	"slipway.dev/slipway/test/qemu/lan"
+	"slipway.dev/slipway/test/qemu/qemutest"
+)
+
+// station is `slipway serve`, the real program, on a computer of the segment.
+type station struct {
+	t       testing.TB
+	program string
+	state   string
+	args    []string
+	ns      *lan.Namespace
+	cmd     *exec.Cmd
+	out     *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// newStation builds slipway and gives it a computer at addr on the segment.
+func newStation(t testing.TB, seg *lan.Switch, addr, cluster string, media ...string) *station {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("skipped: a seed in a network namespace needs root")
+	}
+	dir := t.TempDir()
+	s := &station{t: t, program: filepath.Join(dir, "slipway"), state: filepath.Join(dir, "state"), out: &lockedBuffer{}}
+	if b, err := exec.CommandContext(t.Context(), "go", "build", "-o", s.program, "slipway.dev/slipway/cmd/slipway").CombinedOutput(); err != nil {
+		t.Fatalf("building slipway: %v\n%s", err, b)
+	}
+	site := filepath.Join(dir, "cluster.yaml")
+	if err := os.WriteFile(site, []byte(cluster), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.args = append([]string{"serve", "--cluster", site, "--state", s.state}, media...)
+	var err error
+	if s.ns, err = seg.Namespace("seed", netip.MustParsePrefix(addr)); err != nil {
+		t.Skipf("skipped: no network namespaces or tap devices here: %v", err)
+	}
+	t.Cleanup(func() { s.ns.Close() })
+	return s
+}
+
+// start runs `slipway serve` until the test ends or kill.
+func (s *station) start() {
+	s.t.Helper()
+	cmd := exec.Command(s.program, s.args...)
+	cmd.Stdout, cmd.Stderr = s.out, s.out
+	if err := s.ns.Start(cmd); err != nil {
+		s.t.Fatal(err)
+	}
+	s.cmd = cmd
+	s.t.Cleanup(func() {
+		s.kill()
+		if s.t.Failed() {
+			s.t.Logf("slipway serve:\n%s", s.out.String())
+		}
+	})
+}
+
+// kill ends it as a power cut would.
+func (s *station) kill() {
+	if s.cmd != nil {
+		_ = s.cmd.Process.Kill()
+		_ = s.cmd.Wait()
+		s.cmd = nil
+	}
+}
+
+// run is another verb of slipway, typed on the same computer.
+func (s *station) run(ctx context.Context, args ...string) (string, error) {
+	var out, errOut bytes.Buffer
+	cmd := exec.CommandContext(ctx, s.program, append(args, "--state", s.state)...)
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("slipway %s: %w: %s", strings.Join(args, " "), err, errOut.String())
+	}
+	return out.String(), nil
+}
+
+// machines is `slipway nodes -o json`.
+func (s *station) machines(ctx context.Context) ([]seed.Machine, error) {
+	out, err := s.run(ctx, "nodes", "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	var all []seed.Machine
+	return all, json.Unmarshal([]byte(out), &all)
+}
+
+// until asks for the machines until they are what is wanted, or the seed or a VM is gone.
+func (s *station) until(ctx context.Context, what string, want func([]seed.Machine) bool, vms ...*qemu.VM) []seed.Machine {
+	s.t.Helper()
+	var last []seed.Machine
+	var lastErr error
+	for {
+		all, err := s.machines(ctx)
+		if err == nil {
+			last = all
+			if want(all) {
+				return all
+			}
+		}
+		lastErr = err
+		for _, vm := range vms {
+			for _, e := range vm.Console.Events() {
+				if e.State == handoff.Failed {
+					s.t.Fatalf("%s: %s failed: %+v", what, vm.Machine.Name, e)
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			s.t.Fatalf("%s: %v; last seen %+v, %v", what, ctx.Err(), last, lastErr)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func waiting(n int) func([]seed.Machine) bool {
+	return func(all []seed.Machine) bool { return count(all, seed.Waiting) == n }
+}
+
+func count(all []seed.Machine, st seed.State) (n int) {
+	for _, m := range all {
+		if m.State == st {
+			n++
+		}
+	}
+	return n
+}
+
+// TestSeed is the product in one: a laptop with an ISO, two blank machines, one
+// of them BIOS and one UEFI, two commands and one confirmation. They become a
+// control plane and a worker; the seed is killed on the way and comes back.
+func TestSeed(t *testing.T) {
+	dir := packed(t)
+	medium := filepath.Join(dir, built(t, dir).ISO.Path)
+	seg := qemutest.LAN(t, lan.Options{Domains: []string{"cluster.local", "local"}})
+	l := newLogin(t)
+	s := newStation(t, seg, "10.77.0.1/24", fmt.Sprintf(`apiVersion: slipway.dev/v1alpha1
+kind: Cluster
+metadata: {name: test}
+spec:
+  nodes:
+    - {role: control-plane, count: 1}
+    - {role: worker, name: "worker-{n}"}
+  access:
+    sshAuthorizedKeys: [%q]
+  seed:
+    dhcp: {subnet: 10.77.0.0/24}
+`, l.public), medium)
+	s.args = append(s.args, "--kernel-argument", "quiet", "--kernel-argument", steady)
+	s.start()
+	blank := func(name string, fw qemu.Firmware, mib int) *qemu.VM {
+		return qemutest.Start(t, qemu.Machine{Name: name, Memory: mib, CPUs: 1, Firmware: fw, Boot: qemu.Network(), Serial: "SER-" + name,
+			NICs: []*lan.Port{qemutest.Port(t, seg, name)}, Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }})
+	}
+	ctx := limit(t, 60*time.Minute)
+	first := blank("bios", qemu.BIOS, 5120)
+	all := s.until(ctx, "the BIOS machine asks to become a node", waiting(1), first)
+	code := codeOnScreen(t, ctx, first)
+	if all[0].Code != code {
+		t.Fatalf("the seed shows code %q, the machine's screen %q", all[0].Code, code)
+	}
+	second := blank("uefi", qemu.UEFI, 4096)
+	all = s.until(ctx, "the UEFI machine asks to become a node", waiting(2), first, second)
+	// One confirmation: what both screens show.
+	out, err := s.run(ctx, "approve", code, codeOnScreen(t, ctx, second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("slipway approve:\n%s", out)
+	s.until(ctx, "both fetch their config", func(all []seed.Machine) bool { return count(all, seed.Taken)+count(all, seed.Ready) == 2 }, first, second)
+	s.kill()
+	s.start()
+	for _, vm := range []*qemu.VM{first, second} {
+		if _, err := vm.Wait(ctx, done("ready")); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s:\n%s", vm.Machine.Name, table(vm.Console.Events()))
+	}
+	all = s.until(ctx, "both nodes are Ready", func(all []seed.Machine) bool { return count(all, seed.Ready) == 2 })
+	names := map[string]string{}
+	for _, m := range all {
+		names[m.Name] = string(m.Role)
+	}
+	if names["control-plane-1"] != "control-plane" || names["worker-1"] != "worker" {
+		t.Errorf("names and roles: %v", names)
+	}
+	s.kubeconfigWorks(ctx)
+	table, err := s.run(ctx, "nodes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("slipway nodes:\n%s", table)
+}
+
+// codeOnScreen is the code that a machine shows on its console.
+func codeOnScreen(t testing.TB, ctx context.Context, vm *qemu.VM) string {
+	t.Helper()
+	e, err := vm.Wait(ctx, func(e handoff.Event) bool { return e.Step == "code" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, _ := e.Data["code"].(string)
+	return code
+}
+
+// kubeconfigWorks asks the cluster for its nodes with the operator's
+// kubeconfig, from the seed's own computer.
+func (s *station) kubeconfigWorks(ctx context.Context) {
+	s.t.Helper()
+	file := filepath.Join(s.t.TempDir(), "kubeconfig")
+	if _, err := s.run(ctx, "kubeconfig", "--out", file); err != nil {
+		s.t.Fatal(err)
+	}
+	client, server, err := kubeClient(file, s.dial)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var body []byte
+	r, err := client.Get(server + "/api/v1/nodes")
+	if err == nil {
+		defer r.Body.Close()
+		if body, err = io.ReadAll(r.Body); err == nil && r.StatusCode != 200 {
+			err = errors.New(r.Status)
+		}
+	}
+	var list struct {
+		Items []struct {
+			Metadata struct{ Name string }
+			Status   struct {
+				NodeInfo struct{ KubeletVersion string }
+			}
+		}
+	}
+	if err == nil {
+		err = json.Unmarshal(body, &list)
+	}
+	if err != nil || len(list.Items) != 2 {
+		s.t.Fatalf("nodes by the operator's kubeconfig: %v, %+v", err, list)
+	}
+}
+
+// dial connects from the seed's computer.
+func (s *station) dial(ctx context.Context, network, address string) (c net.Conn, err error) {
+	err = s.ns.Do(func() error {
+		c, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	return c, err
+}
