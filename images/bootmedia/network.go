@@ -17,8 +17,7 @@ type Loader struct {
 
 // network names the loaders and the files of Debian packages that they are. iPXE
 // for BIOS is the build that uses the card's own driver (UNDI), which has just
-// proven to work, rather than the one with drivers for some cards: 70 KB
-// instead of 350. UEFI gets shim, as Microsoft signed it for Debian, whether or
+// proven to work, rather than the one with drivers of its own for some of them. UEFI gets shim, as Microsoft signed it for Debian, whether or
 // not Secure Boot is on: it takes GRUB and the MOK manager from beside itself
 // under these names. GRUB is the build that reads its configuration from the
 // server it came from.

@@ -64,13 +64,11 @@ func (b *Boot) ipxeChoice() string {
 }
 
 // grub is read by Debian's signed network GRUB (prefix /grub). HTTP first, for
-// its windows; TFTP when that fails. All its modules are built in.
+// its windows; TFTP when that fails. All its modules are built in. The serial
+// line is the firmware's to copy the screen to: with GRUB's own every line came twice.
 func (b *Boot) grub(http netip.AddrPort, lines map[arch.Arch]boot.Cmdline) string {
 	server := strings.TrimPrefix(origin(http), "http://")
-	s := fmt.Sprintf(`serial --unit=0 --speed=115200
-terminal_input console serial
-terminal_output console serial
-set web="(http,%s)"
+	s := fmt.Sprintf(`set web="(http,%s)"
 set tftp="(tftp,%s)"
 `, server, http.Addr())
 	for _, a := range b.archs {
