@@ -51,6 +51,30 @@ func raiseClock(floor time.Time) bool {
 	return unix.Settimeofday(&tv) == nil
 }
 
+// clockStep is how far off the clock may be before a seed corrects it: less does
+// not matter to certificates.
+const clockStep = 2 * time.Second
+
+// followSeed sets the clock to that of a seed that has been believed in, but
+// not before the bundle was built: nodes of one cluster have to agree.
+func (n *Node) followSeed(offset time.Duration) {
+	if offset.Abs() < clockStep {
+		return
+	}
+	t := time.Now().Add(offset)
+	if floor := n.Manifest.Built; t.Before(floor) {
+		n.Report.Emit(handoff.Event{Step: "clock", State: handoff.Skipped, Code: "SW-CLOCK-SEED", Hint: "set the clock of the seed",
+			Text: fmt.Sprintf("the seed's clock says %s, before the bundle was built", t.UTC().Format(time.DateTime))})
+		return
+	}
+	tv := unix.NsecToTimeval(t.UnixNano())
+	if err := unix.Settimeofday(&tv); err != nil {
+		n.Report.Error("config", "clock", fmt.Errorf("setting the clock: %w", err), nil)
+		return
+	}
+	n.step("clock", fmt.Sprintf("the clock was off by %s and is the seed's now: %s", (-offset).Round(time.Second), t.UTC().Format(time.DateTime)), nil)
+}
+
 // clockSynced waits until chronyd has the kernel's clock right, so that no
 // certificate is made before a step. Time servers that do not answer are said
 // and not waited for any longer: a cluster can do without.

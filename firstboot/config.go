@@ -39,7 +39,16 @@ var nocloudFiles = []string{"user-data", "vendor-data", "meta-data", "network-co
 
 func isURL(s string) bool { return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") }
 
+// configLimit is how long one search for a config may take before it is said.
+const configLimit = time.Minute
+
 func configPhase(ctx context.Context, n *Node) error {
+	if n.Cmdline.Seed != "" {
+		return n.enrolled(ctx)
+	}
+	n.Report.Also(nil) // there is nobody to send events to
+	ctx, cancel := context.WithTimeout(ctx, configLimit)
+	defer cancel()
 	if !slices.Contains([]string{"", "none", "medium", "cidata"}, n.Cmdline.Config) && !isURL(n.Cmdline.Config) {
 		return report.Fail("SW-CMDLINE", "write none, medium, cidata or a URL that ends in /", fmt.Errorf("slipway.config=%q is not known", n.Cmdline.Config))
 	}
@@ -54,12 +63,20 @@ func configPhase(ctx context.Context, n *Node) error {
 		return report.Fail("SW-CONFIG-INVALID", "correct the lines named above; the node reads the config again by itself",
 			fmt.Errorf("%s: %w", r.source, err))
 	}
+	if err := r.store(); err != nil {
+		return err
+	}
+	n.done("from "+r.source, map[string]any{"source": r.source})
+	return nil
+}
+
+// store keeps the files for people who look later.
+func (r raw) store() error {
 	for name, b := range r.files {
 		if err := os.WriteFile(filepath.Join(configDir, name), b, 0o600); err != nil {
 			return err
 		}
 	}
-	n.done("from "+r.source, map[string]any{"source": r.source})
 	return nil
 }
 

@@ -143,8 +143,9 @@ func (n *Node) runner() kubeadm.Runner {
 }
 
 func kubernetesPhase(ctx context.Context, n *Node) error {
-	if n.User.Slipway.Role != configs.RoleControlPlane {
-		return report.Fail("SW-KUBEADM-ROLE", "write role: control-plane", fmt.Errorf("role %q is not supported yet", n.User.Slipway.Role))
+	worker := n.User.Slipway.Role == configs.RoleWorker
+	if worker && n.enrol == nil {
+		return report.Fail("SW-KUBEADM-ROLE", "start it from a seed (slipway.seed=), or write role: control-plane", errors.New("a worker is let into its cluster by a seed, and this node has none"))
 	}
 	if err := n.contentVerified(ctx); err != nil {
 		return err
@@ -160,12 +161,39 @@ func kubernetesPhase(ctx context.Context, n *Node) error {
 		n.imported = true
 	}
 	node := clusterNode(n.Hostname, n.Manifest.Kubernetes, n.images.flannel, n.User, n.Address[0])
+	if worker {
+		if err := r.Join(ctx, node, kubeadm.Means{Ask: n.enrol.Join, Done: n.joined}); err != nil {
+			return err
+		}
+		n.done(fmt.Sprintf("%s has joined the cluster", node.Name), nil)
+		return nil
+	}
+	node.Seeded = n.enrol != nil
 	if err := r.Init(ctx, node); err != nil {
 		return err
+	}
+	if node.Seeded {
+		k, err := r.Cluster(node)
+		if err != nil {
+			return report.Fail("SW-KUBEADM-DATA", "start the node again", err)
+		}
+		n.tellSeed("cluster", func(ctx context.Context) error { return n.enrol.Cluster(ctx, k) })
 	}
 	n.own("kubernetes", "certificates", func(ctx context.Context) { n.renewing(ctx, r) })
 	n.done(fmt.Sprintf("Kubernetes %s runs on %s", node.KubernetesVersion, node.Name), nil)
 	return nil
+}
+
+// joined tells the seed that this node's token is not needed any more.
+func (n *Node) joined() { n.tellSeed("joined", n.enrol.Joined) }
+
+// tellSeed says something to the seed as soon as it is there; the node goes on.
+func (n *Node) tellSeed(step string, say func(context.Context) error) {
+	n.own("kubernetes", step, func(ctx context.Context) {
+		if err := say(ctx); err != nil && ctx.Err() == nil {
+			n.Report.Error("kubernetes", step, err, nil)
+		}
+	})
 }
 
 // renewing looks at the certificates twice a day.

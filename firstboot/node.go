@@ -13,6 +13,7 @@ import (
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/blobs"
 	"slipway.dev/slipway/firstboot/console"
+	"slipway.dev/slipway/firstboot/enrol"
 	"slipway.dev/slipway/firstboot/modules"
 	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
@@ -62,10 +63,12 @@ type Node struct {
 	cluster  *configs.Cluster  // of a machine that is the seed
 	seedName string            // its own as a node
 
-	seed    *blobs.Seed // where everything comes from, without a medium
-	system  chan error  // the verdict on system.erofs
-	content *verdict    // the verdict on all other blobs
-	loaded  *verdict    // the modules that pods need
+	seed    *blobs.Seed   // where everything comes from, without a medium
+	system  chan error    // the verdict on system.erofs
+	content *verdict      // the verdict on all other blobs
+	sink    *enrol.Sink   // events for the seed
+	enrol   *enrol.Client // the conversation with slipway.seed=, else nil
+	loaded  *verdict      // the modules that pods need
 
 	end      func(Power) // ends the machine
 	images   images
@@ -76,6 +79,8 @@ type Node struct {
 func New(ctx context.Context) *Node {
 	n := &Node{Consoles: &console.Set{}, Children: supervise.NewChildren(), life: ctx, log: slog.New(slog.DiscardHandler)}
 	n.Report = report.New(n.Consoles, true, report.Uptime())
+	n.sink = enrol.NewSink()
+	n.Report.Also(n.sink.Add)
 	n.Services = supervise.New(n.Children, supervise.Dirs{Log: logDir, Cgroup: cgroupDir + "/system"}, n.serviceEvent)
 	n.end = n.Shutdown
 	n.drivers = &drivers{changed: make(chan struct{})}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/firstboot/status"
@@ -26,7 +27,7 @@ func readyPhase(ctx context.Context, n *Node) error {
 	}
 	a := n.Address[0]
 	up := report.Uptime()()
-	text := splitLines(banner(n.Hostname, n.Manifest.Kubernetes, n.Address, n.finalMessage(up)))
+	text := splitLines(banner(n.Hostname, n.Manifest.Kubernetes, u.Slipway.Role, n.Address, n.finalMessage(up)))
 	n.Report.Notice(text)
 	ended := make(chan struct{})
 	if u.PowerState.Mode != "" && !done.Ran("power_state") {
@@ -66,7 +67,7 @@ func (n *Node) finalMessage(uptime float64) string {
 func Status() status.Node { return status.Node{Events: runDir + "/events.jsonl", Logs: logDir} }
 
 // banner tells somebody in front of the machine how to go on.
-func banner(host, version string, all []netconf.Address, final string) string {
+func banner(host, version string, role configs.Role, all []netconf.Address, final string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n  slipway: node %s is Ready (Kubernetes %s)\n", host, version)
 	for _, a := range all {
@@ -75,7 +76,9 @@ func banner(host, version string, all []netconf.Address, final string) string {
 	if len(all) > 0 {
 		ip := all[0].Prefix.Addr()
 		fmt.Fprintf(&b, "    log in      ssh root@%s   (keys from user-data; there are no passwords)\n", ip)
-		fmt.Fprintf(&b, "    kubeconfig  scp root@%s:%s .\n", ip, adminConf)
+		if role == configs.RoleControlPlane {
+			fmt.Fprintf(&b, "    kubeconfig  scp root@%s:%s .\n", ip, adminConf)
+		}
 	}
 	b.WriteString("    on the node slipway status | events | logs\n")
 	if final != "" {

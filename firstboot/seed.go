@@ -1,16 +1,22 @@
 package firstboot
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/blobs"
+	"slipway.dev/slipway/firstboot/enrol"
 	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/images/layout"
@@ -111,4 +117,99 @@ func (n *Node) fetchConfig(ctx context.Context, url string) (raw, error) {
 		r.files[name] = b
 	}
 	return r, nil
+}
+
+// enrolled takes the config from the seed of slipway.seed=, and from nowhere
+// else: a volume that is plugged in changes nothing. Waiting for approval has no
+// limit.
+func (n *Node) enrolled(ctx context.Context) error {
+	if n.Cmdline.Config != "" {
+		return report.Fail("SW-CMDLINE", "leave one of them out of the boot entry", errors.New("slipway.seed= and slipway.config= (or ds=nocloud) both say where the config is"))
+	}
+	if n.enrol == nil {
+		c, err := enrol.New(n.Cmdline.Seed, n.Cmdline.Pin, n.seedEvent())
+		if err != nil {
+			return err
+		}
+		n.enrol = c
+	}
+	facts, err := n.facts(ctx)
+	if err != nil {
+		return err
+	}
+	conf, err := n.enrol.Enrol(ctx, facts)
+	if err != nil {
+		return err
+	}
+	n.followSeed(n.enrol.Offset())
+	r, err := n.take(conf)
+	if err != nil {
+		return err
+	}
+	if err := r.store(); err != nil {
+		return err
+	}
+	if err := n.enrol.Taken(ctx); err != nil {
+		return err
+	}
+	n.done(fmt.Sprintf("from the seed %s, as %s", n.Cmdline.Seed, conf.Name), map[string]any{"source": n.Cmdline.Seed})
+	return nil
+}
+
+// seedEvent reports what the conversation says. Events go to the seed from the
+// moment that it knows this machine.
+func (n *Node) seedEvent() func(handoff.Event) {
+	var known sync.Once
+	return func(e handoff.Event) {
+		n.Report.Emit(e)
+		if e.Step == "code" && e.State == handoff.Running {
+			known.Do(func() { n.own("config", "events", func(ctx context.Context) { n.enrol.Events(ctx, n.sink) }) })
+		}
+	}
+}
+
+// facts are this machine's, once it has an address.
+func (n *Node) facts(ctx context.Context) (handoff.Facts, error) {
+	ctx, cancel := context.WithTimeout(ctx, netconf.Patience)
+	defer cancel()
+	if err := n.earlyNetwork(ctx); err != nil {
+		return handoff.Facts{}, err
+	}
+	addresses, err := n.net.Wait(ctx)
+	if err != nil {
+		return handoff.Facts{}, err
+	}
+	_ = n.drivers.get().Load("efivarfs") // without it Secure Boot is told from the boot parameters
+	_ = unix.Mount("efivarfs", "/sys/firmware/efi/efivars", "efivarfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	f := enrol.Gather("/")
+	f.Arch, f.Boot, f.Medium = n.Manifest.Arch, strings.ToLower(addresses[0].MAC), "iso"
+	if n.seed != nil {
+		f.Medium = "network"
+	}
+	f.Bundle = fmt.Sprintf("%s %d", n.Manifest.Name, n.Manifest.Serial)
+	return f, nil
+}
+
+// take understands what the seed gave out.
+func (n *Node) take(conf handoff.Config) (raw, error) {
+	r := raw{source: "seed " + n.Cmdline.Seed, files: map[string][]byte{}}
+	for _, name := range nocloudFiles {
+		if s, ok := conf.Files[name]; ok {
+			r.files[name] = []byte(s)
+		}
+	}
+	err := n.parse(r)
+	if err == nil {
+		name := shortName(cmp.Or(n.User.Hostname, n.User.FQDN, n.Meta.LocalHostname))
+		if name == "" {
+			name, n.Meta.LocalHostname = conf.Name, conf.Name
+		}
+		if name != conf.Name {
+			err = fmt.Errorf("the node is called %q in its config and %q at the seed", name, conf.Name)
+		}
+	}
+	if err != nil {
+		err = report.Fail("SW-CONFIG-INVALID", "correct cluster.yaml at the seed; the node asks again by itself", fmt.Errorf("%s: %w", r.source, err))
+	}
+	return r, err
 }

@@ -46,10 +46,13 @@ func sequence() []phase {
 		//           too little memory: holds
 		{name: "medium", run: mediumPhase, limit: 2 * time.Minute, retry: time.Second},
 
-		// reads:    slipway.config= or ds=nocloud, a CIDATA volume, slipway/nocloud on the medium
-		// leaves:   user-data with vendor-data under it, meta-data and network-config, parsed; copies in /run/slipway/config (0600)
-		// failure:  none found: goes on looking, a stick may be plugged in. Wrong: says where, reads again
-		{name: "config", run: configPhase, limit: time.Minute, retry: 2 * time.Second},
+		// reads:    slipway.seed=: the seed alone, whatever volumes there are; without it
+		//           slipway.config= or ds=nocloud, a CIDATA volume, slipway/nocloud on the medium
+		// leaves:   user-data with vendor-data under it, meta-data and network-config, parsed; copies in /run/slipway/config (0600);
+		//           with a seed: this enrolment used up, the clock set by it, and events going there
+		// failure:  none found: goes on looking, a stick may be plugged in. Wrong: says where, reads again.
+		//           Waiting for approval is none: the code stays on the screen. Rejected: says so and goes on asking
+		{name: "config", run: configPhase, retry: 2 * time.Second},
 
 		// reads:    network-config; DHCP
 		// leaves:   addresses, a default route, /run/slipway/resolv.conf, the host name; leases are renewed
@@ -66,8 +69,9 @@ func sequence() []phase {
 		// failure:  holds, with the last lines of the service
 		{name: "services", run: servicesPhase},
 
-		// reads:    all blobs verified; user-data: slipway
-		// leaves:   a cluster of one control plane, kubelet running, manifests applied
+		// reads:    all blobs verified; user-data: slipway; as a worker: the seed's means to join
+		// leaves:   a cluster of one control plane, kubelet running, manifests applied, the seed told of it;
+		//           or a worker that is Ready in such a cluster
 		// failure:  says where kubeadm stopped, and goes on there after a while
 		{name: "kubernetes", run: kubernetesPhase, retry: 15 * time.Second},
 

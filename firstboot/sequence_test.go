@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
@@ -204,7 +205,7 @@ func TestImageNames(t *testing.T) {
 }
 
 func TestBanner(t *testing.T) {
-	got := banner("n1", "v1.37.1", []netconf.Address{{Interface: "eth0", Prefix: netip.MustParsePrefix("192.0.2.10/24")}}, "")
+	got := banner("n1", "v1.37.1", configs.RoleControlPlane, []netconf.Address{{Interface: "eth0", Prefix: netip.MustParsePrefix("192.0.2.10/24")}}, "")
 	for _, want := range []string{"node n1 is Ready (Kubernetes v1.37.1)", "192.0.2.10 on eth0", "ssh root@192.0.2.10", "/etc/kubernetes/admin.conf"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("banner lacks %q:\n%s", want, got)

@@ -47,6 +47,7 @@ type Client struct {
 	since  time.Time // of gone
 	not    time.Time // enrol not again before
 	offset time.Duration
+	code   string // what both sides show, once both know it
 }
 
 // New makes a key for this power-on. The seed is an https URL without a path;

@@ -34,6 +34,9 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 		case ctx.Err() != nil:
 			return handoff.Config{}, ctx.Err()
 		case stranger(err):
+			c.mu.Lock()
+			c.code = ""
+			c.mu.Unlock()
 			c.tell(handoff.Event{Step: "seed", State: handoff.Running, Text: "the seed does not know this machine any more: introducing it again"})
 			if err := sleep(ctx, mostPause/5); err != nil {
 				return handoff.Config{}, err
@@ -43,7 +46,7 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 		c.mu.Lock()
 		c.not = time.Now().Add(calmPause)
 		c.mu.Unlock()
-		c.tell(handoff.Event{Step: "code", State: handoff.Skipped})
+		c.tell(handoff.Event{Step: "code", State: handoff.Skipped, Text: "not approved"})
 		return handoff.Config{}, failure(fmt.Errorf("enrolling at %s: %w", c.base, err))
 	}
 }
@@ -51,14 +54,19 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 // stranger says that the seed lost what it knew of the node's key.
 func stranger(err error) bool {
 	r, ok := errors.AsType[*refused](err)
-	return ok && (r.status == http.StatusUnauthorized || r.status == http.StatusNotFound) && r.Code != ""
+	return ok && r.Code == "SW-ENROL-UNKNOWN"
 }
 
 // once is one enrolment: hello, reveal, and the wait for the config.
 func (c *Client) once(ctx context.Context, f handoff.Facts) (handoff.Config, error) {
-	code, err := c.introduce(ctx, f)
-	if err != nil {
-		return handoff.Config{}, err
+	c.mu.Lock()
+	code := c.code
+	c.mu.Unlock()
+	if code == "" {
+		var err error
+		if code, err = c.introduce(ctx, f); err != nil {
+			return handoff.Config{}, err
+		}
 	}
 	c.tell(handoff.Event{Step: "code", State: handoff.Running, Data: map[string]any{"code": code},
 		Text: "Approve this machine at the seed: slipway approve " + code})
@@ -109,7 +117,10 @@ func (c *Client) introduce(ctx context.Context, f handoff.Facts) (string, error)
 	if _, err := c.ask(ctx, http.MethodPost, handoff.PathReveal, handoff.Reveal{Nonce: hex.EncodeToString(nonce)}, nil); err != nil {
 		return "", err
 	}
-	return handoff.Code(c.id.public, ca, nonce, theirs), nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.code = handoff.Code(c.id.public, ca, nonce, theirs)
+	return c.code, nil
 }
 
 // Offset is how far the seed's clock was ahead of this machine's at the last

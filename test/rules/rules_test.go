@@ -131,7 +131,7 @@ func TestBudgets(t *testing.T) {
 		"cmd/slipway":       20, // a file per verb
 		"configs":           24, // a section of a file that a person writes is a file here
 		"firstboot":         16, // a file per phase
-		"firstboot/kubeadm": 14, // documents and services of one program; join will split it
+		"firstboot/kubeadm": 14, // documents and services of one program, init and join
 		"test/qemu":         13, // a file per part of a machine
 	}
 	for _, p := range packages(t) {
