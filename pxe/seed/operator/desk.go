@@ -1,0 +1,44 @@
+// Package operator is the operator's side of a seed: HTTP with JSON over a
+// unix socket, its client, and a read-only web page.
+//
+// It decides nothing: what it is asked goes to the Desk, which *seed.Seed is.
+// It approves nobody by itself, shows no secret on the page, and draws no
+// terminal (package table does).
+package operator
+
+import (
+	"time"
+
+	"slipway.dev/slipway/pxe/seed"
+)
+
+// Viewer tells what a page or a table shows.
+type Viewer interface {
+	Status() seed.Status
+	Machines() []seed.Machine // by ID
+	Timeline(id string) []seed.Step
+}
+
+// Finder answers a question about one thing. Steps returns those with a greater
+// Seq, in order, and a channel that is closed when there are more.
+type Finder interface {
+	Machine(ref string) (seed.Machine, error)
+	Steps(after uint64) (steps []seed.Step, changed <-chan struct{})
+	Kubeconfig() ([]byte, error)
+}
+
+// Judge decides about one machine. Code is compared when it is not empty.
+type Judge interface {
+	Approve(ref, code string) (seed.Machine, error)
+	Reject(ref, reason string) (seed.Machine, error)
+	Assign(ref, name, role string) (seed.Machine, error)
+}
+
+// Desk is the whole of a seed to its operator. Errors that are a
+// *handoff.Refusal are for him; any other is a fault of the seed.
+type Desk interface {
+	Viewer
+	Finder
+	Judge
+	Arm(d time.Duration) error
+}
