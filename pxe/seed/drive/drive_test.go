@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"slipway.dev/slipway/test/sshnode"
 )
 
 func TestLogsAndStatus(t *testing.T) {
@@ -70,7 +72,7 @@ func TestKeysOfTheOperator(t *testing.T) {
 		"no agent":       {Agent(filepath.Join(home, "none")), "ssh-agent: dial unix", ""},
 		"no home":        {Home(home), "no ssh-agent and no key in " + home, ""},
 		"no file":        {Identity(filepath.Join(home, "none")), "no such file", ""},
-		"another key": {func() ([]ssh.Signer, error) { return []ssh.Signer{newKeyFile(t, filepath.Join(home, "other"))}, nil },
+		"another key": {func() ([]ssh.Signer, error) { return []ssh.Signer{sshnode.Key(t, filepath.Join(home, "other"))}, nil },
 			"unable to authenticate", "access.sshAuthorizedKeys"},
 	} {
 		d := &Driver{User: s.user, Keys: c.keys}
@@ -87,7 +89,7 @@ func TestKeysOfTheOperator(t *testing.T) {
 
 func TestHostKeysAreRequired(t *testing.T) {
 	s := newStation(t)
-	other := newKeyFile(t, filepath.Join(t.TempDir(), "other"))
+	other := sshnode.Key(t, filepath.Join(t.TempDir(), "other"))
 	for name, c := range map[string]struct {
 		change func(*Node)
 		want   string
