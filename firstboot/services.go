@@ -9,11 +9,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/apply"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/firstboot/storage"
@@ -137,6 +139,11 @@ func (n *Node) sshd() error {
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
 		return err
 	}
+	keys, err := apply.HostKeys("/")
+	if err != nil {
+		return applyFailure(err)
+	}
+	n.step("sshd", "host keys "+strings.Join(keys, " "), map[string]any{handoff.DataHostKeys: keys})
 	return n.Services.Add(n.life, supervise.Service{Name: "sshd", Argv: []string{sshdProgram, "-D", "-e"},
 		Ready: func(ctx context.Context) error { return answers(ctx, "127.0.0.1:22") }})
 }

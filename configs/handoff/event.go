@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -72,4 +73,35 @@ func ParseLine(line []byte) (e Event, ok bool, err error) {
 		return Event{}, true, fmt.Errorf("event in %q: %w", strings.TrimSpace(string(line)), err)
 	}
 	return e, true, nil
+}
+
+// DataHostKeys names the fingerprints of a node's SSH host keys in the Data of an
+// event, []string as ssh-keygen -l prints them: "SHA256:" and 43 characters. The
+// node tells them when sshd starts; the channel it enrolled on vouches for them.
+const DataHostKeys = "hostkeys"
+
+var fingerprint = regexp.MustCompile(`^SHA256:[A-Za-z0-9+/]{43}$`)
+
+// HostKeys are the fingerprints that the event tells; nil if it tells none, or
+// something else under their name.
+func (e Event) HostKeys() []string {
+	const most = 8
+	list, _ := e.Data[DataHostKeys].([]any)
+	if own, ok := e.Data[DataHostKeys].([]string); ok { // before it travelled
+		for _, k := range own {
+			list = append(list, k)
+		}
+	}
+	if len(list) > most {
+		return nil
+	}
+	var out []string
+	for _, x := range list {
+		k, ok := x.(string)
+		if !ok || !fingerprint.MatchString(k) {
+			return nil
+		}
+		out = append(out, k)
+	}
+	return out
 }

@@ -54,6 +54,21 @@ func key(t *testing.T) string {
 	return strings.TrimSpace(content(t, root, "key.pub"))
 }
 
+func TestHostKeysAreThoseOfSSHKeygen(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, sshDir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// A key and the fingerprint that OpenSSH 9.2 prints for it.
+	const public, print = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILV9xPcoR3HC0QxqoTdEDLtu7KZ1fgokE+fKudX0Mepz", "SHA256:WHXQKaxqzQTXQkkmOCwgTLm1ePcIOESxirn4NK24+sc"
+	if err := os.WriteFile(filepath.Join(root, sshDir, "ssh_host_ed25519_key.pub"), []byte(public+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := HostKeys(root); err != nil || len(got) != 1 || got[0] != print {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // needsRoot skips what gives files to other users.
 func needsRoot(t *testing.T) {
 	t.Helper()

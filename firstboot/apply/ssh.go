@@ -130,3 +130,25 @@ func hostKey(root, name, kind string) error {
 	}
 	return write(root, name+".pub", string(ssh.MarshalAuthorizedKey(public)), 0o644)
 }
+
+// HostKeys are the fingerprints of sshd's host keys ("SHA256:..."), as
+// ssh-keygen -l prints them, sorted by file name.
+func HostKeys(root string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(root, sshDir, "ssh_host_*_key.pub"))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			return nil, err
+		}
+		key, _, _, _, err := ssh.ParseAuthorizedKey(raw)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f, err)
+		}
+		out = append(out, ssh.FingerprintSHA256(key))
+	}
+	return out, nil
+}

@@ -41,9 +41,10 @@ type Machine struct {
 	UUID     string         `json:"uuid,omitempty"`
 	Address  netip.Addr     `json:"address,omitzero"`
 	Facts    *handoff.Facts `json:"facts,omitempty"`
-	Key      string         `json:"key,omitempty"`   // KeyID of the node's key
-	Code     string         `json:"code,omitempty"`  // to compare, while it waits
-	Trust    string         `json:"trust,omitempty"` // L0 to L3, see docs/trust.md
+	Key      string         `json:"key,omitempty"`      // KeyID of the node's key
+	Code     string         `json:"code,omitempty"`     // to compare, while it waits
+	HostKeys []string       `json:"hostkeys,omitempty"` // handoff.Event.HostKeys: whom `slipway logs` may believe
+	Trust    string         `json:"trust,omitempty"`    // L0 to L3, see docs/trust.md
 	Reason   string         `json:"reason,omitempty"`
 	First    time.Time      `json:"first"`
 	Last     time.Time      `json:"last"`
