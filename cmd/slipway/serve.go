@@ -22,6 +22,7 @@ import (
 // serveFlags are those of the seed.
 type serveFlags struct {
 	cluster, state, iface, pub, page string
+	self, kubeconfig                 string
 	pageLAN                          bool
 	ports                            serve.Ports
 	kernel                           []string
@@ -59,14 +60,16 @@ started again. The nodes need it no more once they are Ready.`,
 	fl.IntVar(&f.ports.HTTP, "http-port", 80, "port of loaders and content")
 	fl.IntVar(&f.ports.Node, "node-port", 8443, "port where nodes enrol, with TLS")
 	fl.StringSliceVar(&f.kernel, "kernel-argument", nil, "further argument of every machine's kernel")
-	registerState(cmd, &f.state)
+	fl.StringVar(&f.state, "state", "", "directory of the seed's state")
+	fl.StringVar(&f.self, "self", "", "name of the node that this very machine is")
+	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "the admin's kubeconfig of this machine's own cluster, with --self")
 	return cmd
 }
 
 func (a *app) serve(ctx context.Context, f *serveFlags, names []string) error {
 	raw, err := os.ReadFile(f.cluster)
 	if err != nil {
-		return &hintedError{err, "write one with: slipway new cluster"}
+		return fmt.Errorf("%w (write one with: slipway new cluster)", err)
 	}
 	cluster, err := configs.ParseCluster(f.cluster, raw)
 	if err != nil {
@@ -89,10 +92,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags, names []string) error {
 	if err != nil {
 		return err
 	}
-	if f.state, err = stateDir(f.state); err != nil {
-		return err
-	}
-	s, err := seed.Open(f.state, cluster, seed.Options{Log: a.logger(), Kube: &kube.Kube{Log: a.logger()}, Manifest: media[0].Manifest})
+	s, err := seed.Open(f.state, cluster, seed.Options{Log: a.logger(), Kube: kube.New(a.logger()), Manifest: media[0].Manifest, Address: wire.Addr})
 	if err != nil {
 		return err
 	}
@@ -106,10 +106,9 @@ func (a *app) serve(ctx context.Context, f *serveFlags, names []string) error {
 	if err != nil {
 		return err
 	}
-	srv := serve.New(serve.Options{Wire: wire, Cluster: cluster, Seed: s, Boot: b, Ports: f.ports, State: f.state, Page: f.page, PageLAN: f.pageLAN, Log: a.logger()})
+	srv := serve.New(serve.Options{Wire: wire, Cluster: cluster, Seed: s, Boot: b, Ports: f.ports, State: f.state, Page: f.page, PageLAN: f.pageLAN, Self: f.self, Kubeconfig: f.kubeconfig, Log: a.logger()})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return srv.Run(ctx) })
-	g.Go(func() error { return a.watchSeed(ctx, srv) })
 	return g.Wait()
 }
 

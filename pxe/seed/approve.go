@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -270,4 +271,42 @@ func (c *change) assignName(r *record, name string) error {
 	}
 	r.Name = name
 	return nil
+}
+
+// Adopt makes the machine that runs this seed one of its nodes, with its MAC as
+// ID: it has its config from elsewhere and never enrols.
+func (s *Seed) Adopt(id, name string, role configs.Role, at netip.Addr) error {
+	return s.do(func(c *change) error {
+		r := c.machine(id)
+		if r == nil {
+			r = &record{Machine: Machine{ID: id, First: s.now()}}
+			c.machines[id] = r
+		}
+		for _, rule := range s.cluster.Spec.Nodes {
+			if rule.Role == role && r.Rule == "" {
+				r.Rule = rule.Name
+			}
+		}
+		r.Name, r.Role, r.Address, r.Trust, r.Fixed, r.Used = name, role, at, "L1", true, true
+		r.Node = selfKey
+		if r.State != Ready {
+			r.State = Taken
+		}
+		c.step(id, StageSeed, handoff.Running, "this machine is the seed and the node %s", name)
+		return nil
+	})
+}
+
+// selfKey stands for the key of the machine that runs the seed.
+const selfKey = "self"
+
+// Reach tells of the cluster that the seed's own machine runs.
+func (s *Seed) Reach(k handoff.Cluster) error {
+	return s.do(func(c *change) error {
+		if old := s.reached; old == nil || *old != k {
+			c.meta[metaCluster] = &k
+			c.step("", StageKubernetes, handoff.Done, "the cluster runs at %s", clean(k.Server, 200))
+		}
+		return nil
+	})
 }

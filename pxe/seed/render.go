@@ -252,6 +252,9 @@ func (c *change) endpoint() string {
 	}
 	out := ""
 	c.all(func(r *record) {
+		if r.Node == selfKey && r.Role == configs.RoleControlPlane && out == "" {
+			out = r.Address.String()
+		}
 		if e := c.peek(r.Node); r.Role == configs.RoleControlPlane && e != nil && (e.Phase == granted || e.Phase == used) && out == "" {
 			out = e.Source.String()
 		}

@@ -296,6 +296,9 @@ func (s *Seed) told(r *record, p *presence, e handoff.Event, at time.Time) {
 	if st.Stage == StageBlobs {
 		r.progress(e)
 	}
+	if keys := e.HostKeys(); keys != nil {
+		r.HostKeys = keys
+	}
 	place := slices.Index(order, e.Phase)
 	switch {
 	case e.State == handoff.Failed && e.Code != "":

@@ -42,6 +42,9 @@ type Options struct {
 	Page    string // address of the read-only web page, "" for none
 	PageLAN bool   // the page may be on an address that is not loopback
 	Log     *slog.Logger
+	// Self is the node that this very machine is, "" on a laptop; Kubeconfig
+	// appears when its cluster runs.
+	Self, Kubeconfig string
 }
 
 // Ports are those that can be chosen.
@@ -125,6 +128,12 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		if sv.run != nil {
 			all = append(all, sv)
 		}
+	}
+	if s.o.Self != "" {
+		if err := s.Adopt(s.o.Wire.MAC.String(), s.o.Self, configs.RoleControlPlane, s.o.Wire.Addr.Addr()); err != nil {
+			return err
+		}
+		all = append(all, service{run: s.reach, close: func() error { return nil }})
 	}
 	s.say("", "serving on %s, %s", s.o.Wire.Name, s.o.Wire.Addr)
 	g, ctx := errgroup.WithContext(ctx)

@@ -17,12 +17,8 @@ import (
 // DHCP server, by this computer's neighbour table.
 func (s *Server) machine(a netip.Addr) string {
 	a = a.Unmap()
-	if all, err := s.o.Seed.Leases().All(); err == nil {
-		for _, l := range all {
-			if l.Addr == a {
-				return l.MAC.String()
-			}
-		}
+	if id, ok := s.At(a); ok {
+		return id
 	}
 	if m := pxe.ARPTable(s.o.Wire.Name)(a); m != (pxe.MAC{}) {
 		return m.String()
