@@ -118,6 +118,9 @@ func (s *Seed) packet(e pxe.Event, at time.Time) {
 	if e.Text != "" {
 		text += ": " + e.Text
 	}
+	if !e.Machine.Netboot() && !e.Machine.IPXE {
+		text = runningSystem + text
+	}
 	s.note(Step{Machine: id, Stage: StageDHCP, Text: text}, at)
 	s.dirty[id] = true
 }
