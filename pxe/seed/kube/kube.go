@@ -20,6 +20,11 @@ import (
 	"slipway.dev/slipway/configs/handoff"
 )
 
+// Alarm begins the text of what Tell reports when somebody tries to join who may
+// not. It says nothing new of whether the node is Ready; the node whose token was
+// used is named, or none.
+const Alarm = "ALARM: "
+
 // Tell reports a node: whether it is Ready, and for people why not or what
 // happened to it. It is called from one goroutine at a time.
 type Tell = func(node string, ready bool, text string)
@@ -47,11 +52,18 @@ func (k *Kube) Watch(ctx context.Context, c handoff.Cluster, tell func(node stri
 		return err
 	}
 	defer a.close()
-	n := &nodes{known: map[string]standing{}, tell: tell}
+	n := newNodes(tell)
 	r := &requests{api: a, nodes: n, log: k.log, told: map[string]bool{}}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return k.forever(ctx, a, "nodes", "/api/v1/nodes", n) })
-	g.Go(func() error { return k.forever(ctx, a, "certificate requests", pathCSR, r) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-n.listed:
+			return k.forever(ctx, a, "certificate requests", pathCSR, r)
+		}
+	})
 	g.Go(func() error {
 		for {
 			if err := a.expire(ctx); err != nil && ctx.Err() == nil {
