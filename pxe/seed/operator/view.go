@@ -45,11 +45,20 @@ func Sorted(all []seed.Machine) []seed.Machine {
 	slices.SortStableFunc(out, func(a, b seed.Machine) int {
 		return cmp.Or(
 			cmp.Compare(slices.Index(groups, GroupOf(a)), slices.Index(groups, GroupOf(b))),
+			stuck(a)-stuck(b),
 			cmp.Compare(slices.Index(roles, a.Role), slices.Index(roles, b.Role)),
 			natural(Name(a), Name(b)),
 			cmp.Compare(a.ID, b.ID))
 	})
 	return out
+}
+
+// stuck orders those that need the operator: an approval is the quickest to give.
+func stuck(m seed.Machine) int {
+	if m.Verdict != nil || m.State == seed.Held {
+		return 1
+	}
+	return 0
 }
 
 // natural compares names so that n2 comes before n10.
