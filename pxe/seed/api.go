@@ -1,5 +1,13 @@
 package seed
 
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"slipway.dev/slipway/configs/handoff"
+)
+
 // The operator's interface is HTTP with JSON over a unix socket (Socket in the
 // state directory), and read-only on loopback for the web page. REF is a
 // machine's ID, node name or code. Errors are a handoff.Refusal.
@@ -42,4 +50,73 @@ type Assignment struct {
 // Arming opens the window in which approve: auto lets machines in; 0 closes it.
 type Arming struct {
 	Seconds int `json:"seconds"`
+}
+
+// Stable codes of what the seed refuses.
+const (
+	codeTLS       = "SW-ENROL-TLS"       // no client certificate
+	codeBody      = "SW-ENROL-BODY"      // not what was asked for, or too much of it
+	codeFacts     = "SW-ENROL-FACTS"     // no usable card, for one
+	codeUnknown   = "SW-ENROL-UNKNOWN"   // say hello first
+	codeNonce     = "SW-ENROL-NONCE"     // not the one committed to
+	codeCrowd     = "SW-ENROL-CROWD"     // too many wait
+	codeRate      = "SW-ENROL-RATE"      // too many hellos
+	codeWaiting   = "SW-ENROL-WAITING"   // not approved yet
+	codeRejected  = "SW-ENROL-REJECTED"  //
+	codeTaken     = "SW-ENROL-TAKEN"     // used up
+	codeReplaced  = "SW-ENROL-REPLACED"  // another power-on took its place
+	codeCode      = "SW-ENROL-CODE"      // another code than the machine's
+	codeDouble    = "SW-ENROL-DUPLICATE" // two say to be one
+	codeRule      = "SW-ENROL-RULE"      // no rule fits
+	codeName      = "SW-ENROL-NAME"      // a name or role that cannot be
+	codeConfig    = "SW-ENROL-CONFIG"    // cluster.yaml makes no config
+	codeNotYours  = "SW-ENROL-ROLE"      // another node's business
+	codeJoin      = "SW-ENROL-JOIN"      // the API server did not do it
+	codeState     = "SW-ENROL-STATE"     // the seed's disk
+	codeArm       = "SW-SEED-ARM"
+	codeNoCluster = "SW-SEED-NO-CLUSTER"
+)
+
+func refusal(code, hint, format string, args ...any) *handoff.Refusal {
+	return &handoff.Refusal{Code: code, Text: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+func errUnknown() error {
+	return refusal(codeUnknown, "the machine introduces itself again", "this key has not enrolled here")
+}
+
+// turnedDown says why a key gets nothing any more.
+func (s *Seed) turnedDown(e *enrolment) error {
+	switch e.Phase {
+	case used:
+		return refusal(codeTaken, "restart the machine: it enrols with a new key", "the config was taken and is not given twice")
+	case replaced:
+		return refusal(codeReplaced, "restart the machine: it enrols with a new key", "a later start of this machine took the place of this one")
+	case refused:
+		return refusal(codeRejected, "look at the seed: slipway nodes", "rejected: %s", e.Reason)
+	}
+	return refusal(codeWaiting, "", "not approved yet")
+}
+
+// HTTPStatus is what an error of this package is over HTTP.
+func HTTPStatus(err error) int {
+	r, ok := errors.AsType[*handoff.Refusal](err)
+	if !ok {
+		return http.StatusInternalServerError
+	}
+	switch r.Code {
+	case codeTLS, codeBody, codeFacts, codeNonce, codeName, codeArm:
+		return http.StatusBadRequest
+	case codeRejected, codeNotYours:
+		return http.StatusForbidden
+	case codeUnknown:
+		return http.StatusNotFound
+	case codeCrowd, codeRate:
+		return http.StatusTooManyRequests
+	case codeConfig, codeState:
+		return http.StatusInternalServerError
+	case codeJoin:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusConflict
 }

@@ -1,0 +1,159 @@
+package seed
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/configs/handoff"
+)
+
+// fit says why a rule is not for a machine; "" when it is.
+func fit(r *configs.NodeRule, f *handoff.Facts) string {
+	m := r.Match
+	if len(m.MAC) > 0 && !slices.ContainsFunc(m.MAC, func(a configs.MAC) bool { return slices.Contains(f.MACs, strings.ToLower(string(a))) }) {
+		return "another MAC"
+	}
+	if len(m.Serial) > 0 && !slices.Contains(m.Serial, f.Serial) {
+		return "another serial number"
+	}
+	if len(m.UUID) > 0 && !slices.Contains(m.UUID, f.UUID) {
+		return "another UUID"
+	}
+	if len(m.Arch) > 0 && !slices.Contains(m.Arch, f.Arch) {
+		return fmt.Sprintf("it is %s", f.Arch)
+	}
+	// MemTotal is what firmware and kernel leave: 62.7 of 64 GiB, 3.8 of 4.
+	if want := int64(m.Memory); want-want/16 > f.Memory {
+		return fmt.Sprintf("it has %d MiB of memory, %d are wanted", f.Memory>>20, int64(m.Memory)>>20)
+	}
+	if m.CPUs > f.CPUs {
+		return fmt.Sprintf("it has %d CPUs, %d are wanted", f.CPUs, m.CPUs)
+	}
+	return ""
+}
+
+// names says whether a rule that fits a machine means this very one. A serial
+// number or UUID that makers leave the same on every board means nobody.
+func names(r *configs.NodeRule, f *handoff.Facts) bool {
+	m := r.Match
+	return len(m.MAC) > 0 || len(m.Serial) > 0 && !blank(f.Serial) || len(m.UUID) > 0 && !blank(f.UUID)
+}
+
+// blank says that an SMBIOS text is what boards have that nobody filled in.
+func blank(s string) bool {
+	s = strings.ToLower(strings.TrimSpace(s))
+	switch s {
+	case "to be filled by o.e.m.", "default string", "system serial number", "not specified", "not applicable", "none",
+		"unknown", "oem", "o.e.m.", "serial", "n/a", "na", "123456789", "0123456789", "1234567890",
+		"03000200-0400-0500-0006-000700080009": // AMI's sample, on many small boards
+		return true
+	}
+	return strings.Trim(s, "0-. ") == "" || strings.Trim(s, "f-") == ""
+}
+
+// slot is the place that a machine gets among the nodes.
+type slot struct {
+	rule string // its name pattern; "" for a role that the operator gave
+	name string
+	role configs.Role
+	ours bool // the rule names this machine
+}
+
+// room finds a machine's slot: the one it has, or that of the first rule that
+// fits and is not full.
+func (c *change) room(r *record, f *handoff.Facts) (slot, error) {
+	rules := c.s.cluster.Spec.Nodes
+	if r.Name != "" && r.Role != "" {
+		i := slices.IndexFunc(rules, func(n configs.NodeRule) bool { return n.Name == r.Rule })
+		return slot{r.Rule, r.Name, r.Role, i >= 0 && fit(&rules[i], f) == "" && names(&rules[i], f)}, nil
+	}
+	var why []string
+	for i := range rules {
+		n := &rules[i]
+		bad := ""
+		if r.Role != "" && n.Role != r.Role {
+			bad = "another role"
+		} else {
+			bad = fit(n, f)
+		}
+		holders := c.holders(n.Name, r.ID)
+		if bad == "" && n.Count > 0 && len(holders) >= n.Count {
+			bad = "taken by " + strings.Join(holders, ", ")
+		}
+		name := r.Name
+		if bad == "" && name == "" {
+			if name = c.freeName(n.Name, r.ID); name == "" {
+				bad = fmt.Sprintf("the name %q is another machine's", n.Name)
+			}
+		}
+		if bad == "" {
+			return slot{n.Name, name, n.Role, names(n, f)}, nil
+		}
+		why = append(why, fmt.Sprintf("%s %q: %s", n.Role, n.Name, bad))
+	}
+	if r.Fixed && r.Role == configs.RoleWorker { // the operator's word is enough for a worker
+		name := r.Name
+		if name == "" {
+			name = c.freeName("worker-{n}", r.ID)
+		}
+		return slot{"", name, r.Role, false}, nil
+	}
+	return slot{}, refusal(codeRule, "add a rule under spec.nodes of cluster.yaml and start the seed again, or give it the name of a machine that was rejected: slipway assign",
+		"no rule of cluster.yaml has room for it (%s)", strings.Join(why, "; "))
+}
+
+// holders are the names of other machines that hold a slot of a rule.
+func (c *change) holders(rule, but string) (out []string) {
+	c.all(func(r *record) {
+		if r.Rule == rule && r.Rule != "" && r.ID != but {
+			out = append(out, r.Name)
+		}
+	})
+	slices.Sort(out)
+	return out
+}
+
+// freeName fills the lowest free number into a pattern; "" when a name without
+// a number is taken.
+func (c *change) freeName(pattern, but string) string {
+	taken := map[string]bool{}
+	c.all(func(r *record) {
+		if r.Name != "" && r.ID != but {
+			taken[r.Name] = true
+		}
+	})
+	for n := 1; ; n++ {
+		name := strings.ReplaceAll(pattern, "{n}", strconv.Itoa(n))
+		if !taken[name] {
+			return name
+		}
+		if name == pattern {
+			return ""
+		}
+	}
+}
+
+// all visits every machine as the change leaves it.
+func (c *change) all(f func(*record)) {
+	for id, r := range c.s.machines {
+		if changed, ok := c.machines[id]; ok {
+			r = changed
+		}
+		f(r)
+	}
+	for id, r := range c.machines {
+		if c.s.machines[id] == nil {
+			f(r)
+		}
+	}
+}
+
+// release gives a machine's slot back, unless it is the operator's word.
+func (r *record) release() {
+	if !r.Fixed {
+		r.Name, r.Role, r.Rule = "", "", ""
+	}
+}
