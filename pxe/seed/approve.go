@@ -169,7 +169,9 @@ func (s *Seed) Reject(ref, reason string) (Machine, error) {
 			if before == used || before == granted && r.Node == e.Key {
 				r.Back = ""
 			}
-			r.Refused = reason
+			if len(c.pending(r.ID)) == 0 { // the other one is not the one that was refused
+				r.Refused = reason
+			}
 			c.step(r.ID, StageEnrol, handoff.Failed, "rejected: %s", reason)
 			c.fall(e, Rejected, "rejected: "+reason)
 		}
