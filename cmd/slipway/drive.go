@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,7 +54,7 @@ func (f *driveFlags) driver() (*drive.Driver, error) {
 
 // target is the machine as sshd's client needs it.
 func (f *driveFlags) target(m seed.Machine) drive.Node {
-	n := drive.Node{Name: m.Name, HostKeys: m.HostKeys}
+	n := drive.Node{Name: m.Name, HostKeys: strings.Fields(m.HostKeys)}
 	if n.Name == "" {
 		n.Name = m.ID
 	}

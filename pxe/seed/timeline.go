@@ -334,3 +334,24 @@ func (r *record) progress(e handoff.Event) {
 	}
 	r.Total = max(r.Total, r.Done)
 }
+
+// hostKeys believes a node, and nobody who only says to be its machine.
+func (r *record) hostKeys(key string, e handoff.Event) {
+	if k := e.HostKeys(); k != nil && r.Node == key {
+		r.HostKeys = strings.Join(k, " ")
+	}
+}
+
+// alarm shows that somebody tried to join with a node's token, or with none of ours.
+func (s *Seed) alarm(name, text string) {
+	st := Step{Stage: StageSeed, State: string(handoff.Failed), Code: "SW-JOIN-ALARM", Text: clean(text, maxText),
+		Hint: "somebody in the network has a join token: find the machine that asked in the API server's log before you let the node join again"}
+	s.mu.Lock()
+	for id, r := range s.machines {
+		if name != "" && r.Name == name && r.Node != "" {
+			st.Machine, st.Stage = id, StageKubernetes
+		}
+	}
+	s.mu.Unlock()
+	s.Record(st)
+}

@@ -18,15 +18,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/pxe/seed"
 )
 
-// Alarm begins the text of what Tell reports when somebody tries to join who may
-// not. It says nothing new of whether the node is Ready; the node whose token was
-// used is named, or none.
-const Alarm = "ALARM: "
-
 // Tell reports a node: whether it is Ready, and for people why not or what
-// happened to it. It is called from one goroutine at a time.
+// happened to it. What begins with seed.Alarm names the node whose token was used,
+// or none, and says nothing new of whether it is Ready. It is called from one
+// goroutine at a time.
 type Tell = func(node string, ready bool, text string)
 
 // Kube makes tokens and watches. The zero value is not ready for use: see New.
@@ -37,6 +35,8 @@ type Kube struct {
 	most  time.Duration
 	sweep time.Duration // between looks for expired tokens
 }
+
+var _ seed.Kube = (*Kube)(nil)
 
 // New returns a Kube that logs to log.
 func New(log *slog.Logger) *Kube {
