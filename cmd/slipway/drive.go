@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,27 +23,16 @@ import (
 
 // driveFlags say which seed knows the nodes and with which key to log in.
 type driveFlags struct {
-	state, identity, user string
-	port                  uint16
+	seedFlags
+	identity, user string
+	port           uint16
 }
 
 func (f *driveFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.state, "state", "", "directory of the seed's state (default: slipway/seed below the user's config directory)")
+	f.seedFlags.register(cmd)
 	cmd.Flags().StringVar(&f.identity, "identity", "", "private key to log in with (default: those of ssh-agent, or of ~/.ssh)")
 	cmd.Flags().StringVar(&f.user, "user", "root", "account on the nodes")
 	cmd.Flags().Uint16Var(&f.port, "port", drive.Port, "where sshd listens on the nodes")
-}
-
-// seed is the client of the seed that runs on this machine.
-func (f *driveFlags) seed() (*operator.Client, error) {
-	if f.state == "" {
-		dir, err := os.UserConfigDir()
-		if err != nil {
-			return nil, usageError{fmt.Errorf("%w (or give --state DIR)", err)}
-		}
-		f.state = filepath.Join(dir, "slipway", "seed")
-	}
-	return operator.NewClient(f.state), nil
 }
 
 func (f *driveFlags) driver() (*drive.Driver, error) {
@@ -64,7 +54,7 @@ func (f *driveFlags) driver() (*drive.Driver, error) {
 
 // target is the machine as sshd's client needs it.
 func (f *driveFlags) target(m seed.Machine) drive.Node {
-	n := drive.Node{Name: m.Name, HostKeys: m.HostKeys}
+	n := drive.Node{Name: m.Name, HostKeys: strings.Fields(m.HostKeys)}
 	if n.Name == "" {
 		n.Name = m.ID
 	}
@@ -92,7 +82,7 @@ the one that the node told the seed.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := f.seed()
+			c, err := f.client()
 			if err != nil {
 				return err
 			}
@@ -148,7 +138,7 @@ type supportProblem struct {
 }
 
 func (a *app) support(ctx context.Context, f *driveFlags, out string, names []string) error {
-	c, err := f.seed()
+	c, err := f.client()
 	if err != nil {
 		return err
 	}

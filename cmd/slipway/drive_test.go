@@ -48,7 +48,7 @@ func seedWith(t *testing.T, n *sshnode.Node) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := operator.Server(operator.Handler(oneNode{operatortest.New(2), seed.Machine{ID: "00", Name: "w1", State: seed.Ready, Address: n.Address.Addr(), HostKeys: n.HostKeys}}))
+	s := operator.Server(operator.Handler(oneNode{operatortest.New(2), seed.Machine{ID: "00", Name: "w1", State: seed.Ready, Address: n.Address.Addr(), HostKeys: strings.Join(n.HostKeys, " ")}}))
 	s.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

@@ -43,7 +43,7 @@ type Machine struct {
 	Facts    *handoff.Facts `json:"facts,omitempty"`
 	Key      string         `json:"key,omitempty"`      // KeyID of the node's key
 	Code     string         `json:"code,omitempty"`     // to compare, while it waits
-	HostKeys []string       `json:"hostkeys,omitempty"` // handoff.Event.HostKeys: whom `slipway logs` may believe
+	HostKeys string         `json:"hostkeys,omitempty"` // handoff.Event.HostKeys with spaces between: whom `slipway logs` may believe
 	Trust    string         `json:"trust,omitempty"`    // L0 to L3, see docs/trust.md
 	Reason   string         `json:"reason,omitempty"`
 	First    time.Time      `json:"first"`

@@ -311,6 +311,7 @@ func (s *Seed) serveEvents(_ context.Context, p peer, body io.Reader) (reply, er
 	now := s.now()
 	for _, ev := range all {
 		s.told(r, s.presence[p.key], ev, now)
+		r.hostKeys(p.key, ev)
 	}
 	s.dirty[r.ID] = true
 	return reply{status: http.StatusNoContent}, nil
@@ -458,6 +459,10 @@ func (s *Seed) rewatch() {
 
 // nodeIs takes what the cluster says of a node.
 func (s *Seed) nodeIs(name string, ready bool, text string) {
+	if strings.HasPrefix(text, Alarm) {
+		s.alarm(name, text)
+		return
+	}
 	err := s.do(func(c *change) error {
 		for id, old := range s.machines {
 			if old.Name != name || old.Node == "" {

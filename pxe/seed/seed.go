@@ -37,13 +37,17 @@ func (o Options) times() []netip.Addr {
 	return []netip.Addr{o.Address.Addr()}
 }
 
+// Alarm begins what Kube.Watch tells when somebody tries to join who may not.
+const Alarm = "ALARM: "
+
 // Kube lets nodes join a cluster that runs.
 type Kube interface {
 	// Mint makes the means for one node with one kubelet key to join.
 	Mint(ctx context.Context, c handoff.Cluster, node, key string) (handoff.Join, error)
 	// Finish removes them again.
 	Finish(ctx context.Context, c handoff.Cluster, node string) error
-	// Watch tells how nodes fare until ctx ends.
+	// Watch tells how nodes fare until ctx ends. A text that begins with Alarm says
+	// nothing new of that; node may be empty.
 	Watch(ctx context.Context, c handoff.Cluster, tell func(node string, ready bool, text string)) error
 }
 

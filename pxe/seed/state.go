@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -233,7 +232,7 @@ func (s *Seed) do(f func(c *change) error) error {
 // prune takes out what was looked at and left alone.
 func (c *change) prune() {
 	for id, r := range c.machines {
-		if old := c.s.machines[id]; old != nil && r != nil && reflect.DeepEqual(old, r) {
+		if old := c.s.machines[id]; old != nil && r != nil && *old == *r {
 			delete(c.machines, id)
 		}
 	}

@@ -299,9 +299,6 @@ func (s *Seed) told(r *record, p *presence, e handoff.Event, at time.Time) {
 	if st.Stage == StageBlobs {
 		r.progress(e)
 	}
-	if keys := e.HostKeys(); keys != nil {
-		r.HostKeys = keys
-	}
 	place := slices.Index(order, e.Phase)
 	switch {
 	case e.State == handoff.Failed && e.Code != "":
@@ -336,4 +333,25 @@ func (r *record) progress(e handoff.Event) {
 		r.Total = r.Done
 	}
 	r.Total = max(r.Total, r.Done)
+}
+
+// hostKeys believes a node, and nobody who only says to be its machine.
+func (r *record) hostKeys(key string, e handoff.Event) {
+	if k := e.HostKeys(); k != nil && r.Node == key {
+		r.HostKeys = strings.Join(k, " ")
+	}
+}
+
+// alarm shows that somebody tried to join with a node's token, or with none of ours.
+func (s *Seed) alarm(name, text string) {
+	st := Step{Stage: StageSeed, State: string(handoff.Failed), Code: "SW-JOIN-ALARM", Text: clean(text, maxText),
+		Hint: "somebody in the network has a join token: find the machine that asked in the API server's log before you let the node join again"}
+	s.mu.Lock()
+	for id, r := range s.machines {
+		if name != "" && r.Name == name && r.Node != "" {
+			st.Machine, st.Stage = id, StageKubernetes
+		}
+	}
+	s.mu.Unlock()
+	s.Record(st)
 }

@@ -39,7 +39,18 @@ type Server struct {
 // programs are the main packages that are looked for, by file name.
 func programs() map[string]string {
 	return map[string]string{"etcd": "go.etcd.io/etcd/server/v3", "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
-		"kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager"}
+		"kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager", "kubelet": "k8s.io/kubernetes/cmd/kubelet"}
+}
+
+// Program is the path of one program, for tests that run it themselves. The test
+// is skipped if it was never built.
+func Program(t testing.TB, name string) string {
+	t.Helper()
+	bin, err := find()
+	if err != nil {
+		t.Skipf("a real %s is needed: %v", name, err)
+	}
+	return bin[name]
 }
 
 // find returns the newest build of each program for this machine, told by what

@@ -57,7 +57,7 @@ func safe(name string) string {
 // why, and no error. Errors are those of w and of ctx.
 func (d *Driver) SupportBundle(ctx context.Context, b Bundle, w io.Writer) error {
 	z := gzip.NewWriter(w)
-	a := &archive{tar: tar.NewWriter(z), top: safe(b.Name), at: b.Time}
+	a := &archive{tar: tar.NewWriter(z), top: safe(b.Name), at: b.Time, mask: newMasker()}
 	for _, f := range b.Seed {
 		if err := a.add(path.Join("seed", path.Clean("/"+f.Name)), string(f.Data)); err != nil {
 			return err
@@ -95,13 +95,14 @@ func (d *Driver) SupportBundle(ctx context.Context, b Bundle, w io.Writer) error
 
 // archive adds files under one directory, masked.
 type archive struct {
-	tar *tar.Writer
-	top string
-	at  time.Time
+	tar  *tar.Writer
+	top  string
+	at   time.Time
+	mask masker
 }
 
 func (a *archive) add(name, text string) error {
-	text = mask(text)
+	text = a.mask.text(text)
 	if err := a.tar.WriteHeader(&tar.Header{Name: path.Join(a.top, name), Mode: 0o600, Size: int64(len(text)), ModTime: a.at, Format: tar.FormatPAX}); err != nil {
 		return err
 	}

@@ -190,6 +190,7 @@ func TestSupportBundle(t *testing.T) {
 
 func TestMask(t *testing.T) {
 	hexes := strings.Repeat("0123456789abcdef", 4)
+	m := newMasker()
 	for in, want := range map[string]string{
 		"token abcdef.0123456789abcdef.":    "token ***.",
 		"key " + hexes + " x":               "key 0123456789ab*** x",
@@ -209,7 +210,7 @@ func TestMask(t *testing.T) {
 		"secret \"kube-system/x\" not found":                                       "secret \"kube-system/x\" not found",
 		"node-1.example.com 10.0.0.1:6443 ok":                                      "node-1.example.com 10.0.0.1:6443 ok",
 	} {
-		if got := mask(in); got != want {
+		if got := m.text(in); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/pxe/seed"
 )
 
 const (
@@ -154,7 +155,7 @@ func (q *requests) changed(ctx context.Context, kind string, object json.RawMess
 	err = q.decide(ctx, object, r, e, bad)
 	var refused *statusError
 	if errors.As(err, &refused) && (refused.code == http.StatusBadRequest || refused.code == http.StatusUnprocessableEntity) {
-		q.alarm(r, e.Node, fmt.Sprintf("ALARM: certificate request %q stays undecided: %v", r.Metadata.Name, err)) // asking again cannot help
+		q.alarm(r, e.Node, fmt.Sprintf(seed.Alarm+"certificate request %q stays undecided: %v", r.Metadata.Name, err)) // asking again cannot help
 		return nil
 	}
 	if err != nil {
@@ -194,7 +195,7 @@ func (q *requests) decide(ctx context.Context, object json.RawMessage, r csr, e 
 		q.nodes.say(e.Node, "its certificate request is approved")
 		return nil
 	}
-	q.alarm(r, e.Node, fmt.Sprintf("ALARM: certificate request %q of token %q denied: %v", r.Metadata.Name, strings.TrimPrefix(r.Spec.Username, tokenUser), bad))
+	q.alarm(r, e.Node, fmt.Sprintf(seed.Alarm+"certificate request %q of token %q denied: %v", r.Metadata.Name, strings.TrimPrefix(r.Spec.Username, tokenUser), bad))
 	return nil
 }
 
@@ -203,7 +204,7 @@ func (q *requests) decide(ctx context.Context, object json.RawMessage, r csr, e 
 func (q *requests) foreign(r csr, c csrCondition) {
 	if c.Type == "Approved" && c.Reason != reasonOurs {
 		id, _ := r.token()
-		q.alarm(r, "", fmt.Sprintf("ALARM: certificate request %q of token %q was approved by somebody else: %s: %s", r.Metadata.Name, id, c.Reason, c.Message))
+		q.alarm(r, "", fmt.Sprintf(seed.Alarm+"certificate request %q of token %q was approved by somebody else: %s: %s", r.Metadata.Name, id, c.Reason, c.Message))
 	}
 }
 

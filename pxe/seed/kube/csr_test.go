@@ -131,7 +131,7 @@ func TestOnlyTheEnrolledRequestPasses(t *testing.T) {
 
 func TestApprovalsOfOthersAreAnAlarm(t *testing.T) {
 	var told []string
-	n := &nodes{known: map[string]standing{"w1": {ready: true}}, tell: func(_ string, _ bool, text string) { told = append(told, text) }}
+	n := newNodes(func(_ string, _ bool, text string) { told = append(told, text) })
 	q := &requests{nodes: n, log: slog.New(slog.DiscardHandler), told: map[string]bool{}}
 	object := func(user, reason string) json.RawMessage {
 		return json.RawMessage(`{"metadata":{"name":"csr-1","uid":"1"},"spec":{"username":"` + user + `"},"status":{"conditions":[{"type":"Approved","status":"True","reason":"` + reason + `"}]}}`)
@@ -153,10 +153,10 @@ func TestApprovalsOfOthersAreAnAlarm(t *testing.T) {
 
 func TestNodesAreToldOnChange(t *testing.T) {
 	var told []string
-	n := &nodes{known: map[string]standing{}, tell: func(name string, ready bool, text string) {
+	n := newNodes(func(name string, ready bool, text string) {
 		word := map[bool]string{true: "+", false: "-"}[ready]
 		told = append(told, word+name+" "+text)
-	}}
+	})
 	object := func(name, status, reason string) json.RawMessage {
 		return json.RawMessage(`{"metadata":{"name":"` + name + `"},"status":{"conditions":[{"type":"Ready","status":"` + status + `","reason":"` + reason + `","message":"m"}]}}`)
 	}

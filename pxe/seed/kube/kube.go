@@ -18,10 +18,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/pxe/seed"
 )
 
 // Tell reports a node: whether it is Ready, and for people why not or what
-// happened to it. It is called from one goroutine at a time.
+// happened to it. What begins with seed.Alarm names the node whose token was used,
+// or none, and says nothing new of whether it is Ready. It is called from one
+// goroutine at a time.
 type Tell = func(node string, ready bool, text string)
 
 // Kube makes tokens and watches. The zero value is not ready for use: see New.
@@ -32,6 +35,8 @@ type Kube struct {
 	most  time.Duration
 	sweep time.Duration // between looks for expired tokens
 }
+
+var _ seed.Kube = (*Kube)(nil)
 
 // New returns a Kube that logs to log.
 func New(log *slog.Logger) *Kube {
@@ -47,11 +52,18 @@ func (k *Kube) Watch(ctx context.Context, c handoff.Cluster, tell func(node stri
 		return err
 	}
 	defer a.close()
-	n := &nodes{known: map[string]standing{}, tell: tell}
+	n := newNodes(tell)
 	r := &requests{api: a, nodes: n, log: k.log, told: map[string]bool{}}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return k.forever(ctx, a, "nodes", "/api/v1/nodes", n) })
-	g.Go(func() error { return k.forever(ctx, a, "certificate requests", pathCSR, r) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-n.listed:
+			return k.forever(ctx, a, "certificate requests", pathCSR, r)
+		}
+	})
 	g.Go(func() error {
 		for {
 			if err := a.expire(ctx); err != nil && ctx.Err() == nil {

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
@@ -13,6 +14,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -165,6 +169,7 @@ func TestAgainstARealAPI(t *testing.T) {
 			t.Errorf("%s %s", kind, why)
 		}
 	})
+	t.Run("a real kubelet joins", s.kubelet)
 	t.Run("a broken connection is made again", s.reconnects)
 }
 
@@ -312,6 +317,60 @@ func (s *site) leftAlone(t *testing.T) {
 	if len(c.Status.Conditions) != 0 || c.Spec.Username != "system:node:w4" {
 		t.Errorf("%+v", c)
 	}
+}
+
+// kubelet starts a real one with the key it must use; what it asks for is what is
+// approved. It ends at the container runtime, which is not there.
+func (s *site) kubelet(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("kubelet runs as root only")
+	}
+	program := kubeapi.Program(t, "kubelet")
+	const made = "/var/lib/kubelet" // kubelet makes it whatever its root directory is
+	if _, err := os.Stat(made); os.IsNotExist(err) {
+		t.Cleanup(func() { os.Remove(made) })
+	}
+	dir := t.TempDir()
+	key, hash := newKey(t)
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := s.mint(t, "w7", hash)
+	if !s.works(t, token) {
+		t.Fatal("the token does not work")
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for name, text := range map[string]string{
+		"pki/kubelet-client.key.tmp": string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})), // k8s.io/kubernetes/pkg/kubelet/certificate/bootstrap
+		"ca.crt":                     s.CA,
+		"config.yaml":                "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nfailSwapOn: false\nfailCgroupV1: false\ncgroupDriver: cgroupfs\ncontainerRuntimeEndpoint: unix://" + at("none.sock") + "\n",
+		"bootstrap.conf": fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: %q, certificate-authority: %s}}]\nusers: [{name: u, user: {token: %s}}]\ncontexts: [{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n",
+			s.URL, at("ca.crt"), token),
+	} {
+		if err := os.MkdirAll(filepath.Dir(at(name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(at(name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "--config="+at("config.yaml"), "--bootstrap-kubeconfig="+at("bootstrap.conf"), "--kubeconfig="+at("kubelet.conf"),
+		"--cert-dir="+at("pki"), "--root-dir="+at("root"), "--hostname-override=w7")
+	out, _ := cmd.CombinedOutput()
+	raw, err := os.ReadFile(at("pki/kubelet-client-current.pem"))
+	if err != nil {
+		t.Fatalf("kubelet has no certificate: %v\n%s", err, out)
+	}
+	b, _ := pem.Decode(raw)
+	cert, err := x509.ParseCertificate(b.Bytes)
+	if err != nil || handoff.KeyID(cert.RawSubjectPublicKeyInfo) != hash || cert.Subject.CommonName != "system:node:w7" {
+		t.Errorf("%v, %v", cert.Subject, err)
+	}
+	said := bytes.TrimSpace(out)
+	t.Logf("%s; kubelet ended with %s", cert.Subject, said[bytes.LastIndexByte(said, '\n')+1:])
 }
 
 func (s *site) node(t *testing.T, name, status, message string) {

@@ -18,6 +18,13 @@ type nodes struct {
 	mu    sync.Mutex
 	known map[string]standing
 	tell  Tell
+
+	once   sync.Once
+	listed chan struct{} // closed when all nodes are known: until then nobody can say whether one is Ready
+}
+
+func newNodes(tell Tell) *nodes {
+	return &nodes{known: map[string]standing{}, tell: tell, listed: make(chan struct{})}
 }
 
 type node struct {
@@ -61,6 +68,7 @@ func (n *nodes) all(_ context.Context, items []json.RawMessage) error {
 			n.removed(name)
 		}
 	}
+	n.once.Do(func() { close(n.listed) })
 	return nil
 }
 

@@ -53,7 +53,7 @@ func (sc Screen) layout(all []seed.Machine) layout {
 		func() { c.role = 0 },
 		func() { c.state = 0 },
 	} {
-		if c.left() >= 24 {
+		if c.left() >= 18 {
 			break
 		}
 		drop()

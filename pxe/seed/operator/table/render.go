@@ -71,7 +71,7 @@ func (sc Screen) room(above, rows, below int) int {
 		return rows
 	}
 	left := sc.Height - above - min(below, 1)
-	show := max(left-below, left/2)
+	show := max(left-below, left/2, 2)
 	if show < rows {
 		show-- // the line that counts the rest
 	}
