@@ -16,16 +16,18 @@ import (
 	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/pxe/seed/boot"
 	"slipway.dev/slipway/pxe/seed/kube"
+	"slipway.dev/slipway/pxe/seed/operator/table"
 	"slipway.dev/slipway/pxe/seed/serve"
 )
 
 // serveFlags are those of the seed.
 type serveFlags struct {
-	cluster, state, iface, pub, page string
-	self, kubeconfig                 string
-	pageLAN                          bool
-	ports                            serve.Ports
-	kernel                           []string
+	seedFlags
+	cluster, iface, pub, page string
+	self, kubeconfig          string
+	pageLAN                   bool
+	ports                     serve.Ports
+	kernel                    []string
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -60,7 +62,7 @@ started again. The nodes need it no more once they are Ready.`,
 	fl.IntVar(&f.ports.HTTP, "http-port", 80, "port of loaders and content")
 	fl.IntVar(&f.ports.Node, "node-port", 8443, "port where nodes enrol, with TLS")
 	fl.StringSliceVar(&f.kernel, "kernel-argument", nil, "further argument of every machine's kernel")
-	fl.StringVar(&f.state, "state", "", "directory of the seed's state")
+	f.register(cmd)
 	fl.StringVar(&f.self, "self", "", "name of the node that this very machine is")
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "the admin's kubeconfig of this machine's own cluster, with --self")
 	return cmd
@@ -92,7 +94,10 @@ func (a *app) serve(ctx context.Context, f *serveFlags, names []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := seed.Open(f.state, cluster, seed.Options{Log: a.logger(), Kube: kube.New(a.logger()), Manifest: media[0].Manifest, Address: wire.Addr})
+	if f.dir, err = f.stateOr(); err != nil {
+		return err
+	}
+	s, err := seed.Open(f.dir, cluster, seed.Options{Log: a.logger(), Kube: kube.New(a.logger()), Manifest: media[0].Manifest, Address: wire.Addr})
 	if err != nil {
 		return err
 	}
@@ -106,10 +111,26 @@ func (a *app) serve(ctx context.Context, f *serveFlags, names []string) error {
 	if err != nil {
 		return err
 	}
-	srv := serve.New(serve.Options{Wire: wire, Cluster: cluster, Seed: s, Boot: b, Ports: f.ports, State: f.state, Page: f.page, PageLAN: f.pageLAN, Self: f.self, Kubeconfig: f.kubeconfig, Log: a.logger()})
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return srv.Run(ctx) })
-	return g.Wait()
+	srv := serve.New(serve.Options{Wire: wire, Cluster: cluster, Seed: s, Boot: b, Ports: f.ports, State: f.dir, Page: f.page, PageLAN: f.pageLAN, Self: f.self, Kubeconfig: f.kubeconfig, Log: a.logger()})
+	return a.runSeed(ctx, srv)
+}
+
+// runSeed serves and shows the machines, until it is interrupted: the ordinary
+// end of a seed.
+func (a *app) runSeed(ctx context.Context, srv *serve.Server) error {
+	live := table.NewLive(a.out, display(a.out))
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return srv.Run(gctx) })
+	g.Go(func() error { return live.Run(gctx, table.Of(srv), nil) })
+	err := g.Wait()
+	if e := live.Close(); err == nil {
+		err = e
+	}
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		fmt.Fprintln(a.err, "the seed has stopped; nodes go on without it, and it goes on here when it is started again")
+		return nil
+	}
+	return err
 }
 
 // openMedia opens and verifies the manifests; what is open is returned with an error too.

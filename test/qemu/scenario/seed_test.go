@@ -187,18 +187,18 @@ spec:
 `, l.public), medium)
 	s.args = append(s.args, "--kernel-argument", "quiet", "--kernel-argument", steady)
 	s.start()
-	blank := func(name string, fw qemu.Firmware, mib int) *qemu.VM {
-		return qemutest.Start(t, qemu.Machine{Name: name, Memory: mib, CPUs: 1, Firmware: fw, Boot: qemu.Network(), Serial: "SER-" + name,
-			NICs: []*lan.Port{qemutest.Port(t, seg, name)}, Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }})
+	blank := func(name string, fw qemu.Firmware, cpus, mib int) *qemu.VM {
+		return qemutest.Start(t, qemu.Machine{Name: name, Memory: mib, CPUs: cpus, Firmware: fw, Boot: qemu.Network(), Serial: "SER-" + name,
+			NICs: []*lan.Port{qemutest.Port(t, seg, name)}})
 	}
 	ctx := limit(t, 60*time.Minute)
-	first := blank("bios", qemu.BIOS, 5120)
+	first := blank("bios", qemu.BIOS, 2, 5120)
 	all := s.until(ctx, "the BIOS machine asks to become a node", waiting(1), first)
 	code := codeOnScreen(t, ctx, first)
 	if all[0].Code != code {
 		t.Fatalf("the seed shows code %q, the machine's screen %q", all[0].Code, code)
 	}
-	second := blank("uefi", qemu.UEFI, 4096)
+	second := blank("uefi", qemu.UEFI, 1, 4096)
 	all = s.until(ctx, "the UEFI machine asks to become a node", waiting(2), first, second)
 	// One confirmation: what both screens show.
 	out, err := s.run(ctx, "approve", code, codeOnScreen(t, ctx, second))
