@@ -21,10 +21,16 @@ import (
 	"slipway.dev/slipway/pxe/seed/operator/table"
 )
 
+// nodeState is where the seed of a node that is one keeps its state.
+const nodeState = "/var/lib/slipway/seed"
+
 // stateDir is where this user's seed keeps its state unless --state says
-// otherwise: $XDG_STATE_HOME/slipway/seed (XDG base directory specification
+// otherwise: on a node that is the seed, nodeState; elsewhere $XDG_STATE_HOME/slipway/seed (XDG base directory specification
 // 0.8), or below the user's configuration on systems that do not know it.
 func stateDir() (string, error) {
+	if st, err := os.Stat(nodeState); err == nil && st.IsDir() && os.Geteuid() == 0 {
+		return nodeState, nil
+	}
 	base := os.Getenv("XDG_STATE_HOME")
 	if !filepath.IsAbs(base) { // the specification: relative ones are to be ignored
 		home, err := os.UserHomeDir()

@@ -152,6 +152,23 @@ func (s *station) until(ctx context.Context, what string, want func([]seed.Machi
 	}
 }
 
+// cluster is a site of one control plane and any number of workers, with no
+// DHCP server but the seed.
+func (l login) cluster() string {
+	return fmt.Sprintf(`apiVersion: slipway.dev/v1alpha1
+kind: Cluster
+metadata: {name: test}
+spec:
+  nodes:
+    - {role: control-plane, count: 1}
+    - {role: worker, name: "worker-{n}"}
+  access:
+    sshAuthorizedKeys: [%q]
+  seed:
+    dhcp: {subnet: 10.77.0.0/24}
+`, l.public)
+}
+
 func waiting(n int) func([]seed.Machine) bool {
 	return func(all []seed.Machine) bool { return count(all, seed.Waiting) == n }
 }
@@ -173,18 +190,7 @@ func TestSeed(t *testing.T) {
 	medium := filepath.Join(dir, built(t, dir).ISO.Path)
 	seg := qemutest.LAN(t, lan.Options{Domains: []string{"cluster.local", "local"}})
 	l := newLogin(t)
-	s := newStation(t, seg, "10.77.0.1/24", fmt.Sprintf(`apiVersion: slipway.dev/v1alpha1
-kind: Cluster
-metadata: {name: test}
-spec:
-  nodes:
-    - {role: control-plane, count: 1}
-    - {role: worker, name: "worker-{n}"}
-  access:
-    sshAuthorizedKeys: [%q]
-  seed:
-    dhcp: {subnet: 10.77.0.0/24}
-`, l.public), medium)
+	s := newStation(t, seg, "10.77.0.1/24", l.cluster(), medium)
 	s.args = append(s.args, "--kernel-argument", "quiet", "--kernel-argument", steady)
 	s.start()
 	blank := func(name string, fw qemu.Firmware, cpus, mib int) *qemu.VM {
@@ -285,4 +291,45 @@ func (s *station) dial(ctx context.Context, network, address string) (c net.Conn
 		return err
 	})
 	return c, err
+}
+
+// TestSeedFromTheISO boots one server from the ISO with a cluster.yaml beside it:
+// it becomes the seed and the first control plane by itself. A blank machine
+// boots from it over the network and joins, let in by who is logged in there.
+func TestSeedFromTheISO(t *testing.T) {
+	seg := qemutest.LAN(t, lan.Options{Domains: []string{"cluster.local", "local"}})
+	host := qemutest.Host(t, seg, "laptop", netip.MustParseAddr("10.77.0.2"))
+	l := newLogin(t)
+	server := start(t, qemu.Machine{Name: "server", Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{qemutest.Port(t, seg, "server")}, CIDATA: map[string][]byte{
+		"cluster.yaml":   []byte(l.cluster()),
+		"network-config": []byte("version: 2\nethernets:\n  eth0:\n    addresses: [10.77.0.1/24]\n    routes: [{to: default, via: 10.77.0.254}]\n"),
+	}})
+	ctx := limit(t, 60*time.Minute)
+	if _, err := server.Wait(ctx, done("services")); err != nil {
+		t.Fatal(err)
+	}
+	blank := qemutest.Start(t, qemu.Machine{Name: "blank", Memory: 4096, CPUs: 1, Firmware: qemu.UEFI, Boot: qemu.Network(), NICs: []*lan.Port{qemutest.Port(t, seg, "blank")}})
+	code := codeOnScreen(t, ctx, blank)
+	r, err := server.SSH(ctx, qemu.SSHOptions{Signer: l.signer, Host: host, Addr: netip.MustParseAddr("10.77.0.1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	out, err := r.Must(ctx, "slipway", "approve", code)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(out)
+	for _, vm := range []*qemu.VM{server, blank} {
+		if _, err := vm.Wait(ctx, done("ready")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err = r.Must(ctx, "slipway", "nodes", "--wait", "ready", "--count", "2", "--timeout", "10m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("slipway nodes:\n%s", out)
+	if out, err = r.Must(ctx, "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "get", "nodes", "--no-headers"); err != nil || strings.Count(out, " Ready ") != 2 {
+		t.Errorf("kubectl get nodes: %v\n%s", err, out)
+	}
 }
