@@ -47,7 +47,8 @@ type Client struct {
 	since  time.Time // of gone
 	not    time.Time // enrol not again before
 	offset time.Duration
-	code   string // what both sides show, once both know it
+	code   string // what both sides know, once the node is introduced
+	shown  bool   // the screen has it
 }
 
 // New makes a key for this power-on. The seed is an https URL without a path;

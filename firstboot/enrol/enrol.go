@@ -37,6 +37,7 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 			c.mu.Lock()
 			c.code = ""
 			c.mu.Unlock()
+			c.shown = false
 			c.tell(handoff.Event{Step: "seed", State: handoff.Running, Text: "the seed does not know this machine any more: introducing it again"})
 			if err := sleep(ctx, mostPause/5); err != nil {
 				return handoff.Config{}, err
@@ -46,7 +47,10 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 		c.mu.Lock()
 		c.not = time.Now().Add(calmPause)
 		c.mu.Unlock()
-		c.tell(handoff.Event{Step: "code", State: handoff.Skipped, Text: "not approved"})
+		if c.shown {
+			c.shown = false
+			c.tell(handoff.Event{Step: "code", State: handoff.Skipped, Text: "not approved"})
+		}
 		return handoff.Config{}, failure(fmt.Errorf("enrolling at %s: %w", c.base, err))
 	}
 }
@@ -67,11 +71,11 @@ func (c *Client) once(ctx context.Context, f handoff.Facts) (handoff.Config, err
 		if code, err = c.introduce(ctx, f); err != nil {
 			return handoff.Config{}, err
 		}
+		c.show(code)
 	}
-	c.tell(handoff.Event{Step: "code", State: handoff.Running, Data: map[string]any{"code": code},
-		Text: "Approve this machine at the seed: slipway approve " + code})
 	said := ""
 	raw, err := c.ask(ctx, http.MethodGet, handoff.PathConfig, nil, func(s handoff.Standing) {
+		c.show(code) // after a refusal too: it waits for approval again
 		if s.Text != said {
 			said = s.Text
 			c.tell(handoff.Event{Step: "standing", State: handoff.Running, Text: s.Text})
@@ -85,6 +89,16 @@ func (c *Client) once(ctx context.Context, f handoff.Facts) (handoff.Config, err
 		return conf, fmt.Errorf("%s: %w", handoff.PathConfig, err)
 	}
 	return conf, nil
+}
+
+// show has the code on the screen until it was approved or refused.
+func (c *Client) show(code string) {
+	if c.shown {
+		return
+	}
+	c.shown = true
+	c.tell(handoff.Event{Step: "code", State: handoff.Running, Data: map[string]any{"code": code},
+		Text: "Approve this machine at the seed: slipway approve " + code})
 }
 
 // introduce commits to a nonce, learns the seed's and reveals its own. Both

@@ -59,6 +59,7 @@ func TestSinkKeepsTheNewest(t *testing.T) {
 }
 
 func TestEvents(t *testing.T) {
+	t.Parallel()
 	auth := newAuthority(t, time.Now())
 	s := newSeed(t, auth)
 	s.known = false // 401 until the node has introduced itself

@@ -15,6 +15,13 @@ import (
 	"slipway.dev/slipway/configs/handoff"
 )
 
+// What of a machine with very many fits handoff.MaxHello: the disks of two full
+// enclosures, the cards without most virtual functions.
+const (
+	mostDisks = 200
+	mostCards = 60
+)
+
 // secureBoot is the UEFI variable (UEFI 2.10, section 3.3) in efivarfs, whose
 // files begin with four bytes of attributes.
 const secureBoot = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -44,7 +51,7 @@ func line(name string) string {
 		return ""
 	}
 	defer f.Close()
-	b := make([]byte, 256)
+	b := make([]byte, 128)
 	n, _ := f.Read(b) // sysfs gives a whole attribute at once
 	s, _, _ := strings.Cut(string(bytes.TrimRight(b[:n], "\x00")), "\n")
 	s = strings.Map(func(r rune) rune {
@@ -67,13 +74,13 @@ func macs(dir string) []string {
 			continue
 		}
 		m, err := net.ParseMAC(line(filepath.Join(card, "address")))
-		if err != nil || len(m) != 6 || bytes.Equal(m, make([]byte, 6)) || slices.Contains(out, m.String()) {
+		if err != nil || len(m) != 6 || m[0]&1 == 1 || bytes.Equal(m, make([]byte, 6)) || slices.Contains(out, m.String()) {
 			continue
 		}
 		out = append(out, m.String())
 	}
 	slices.Sort(out)
-	return out
+	return out[:min(len(out), mostCards)]
 }
 
 // memory is MemTotal of proc_meminfo(5) in bytes.
@@ -146,7 +153,7 @@ func disks(root string) []handoff.Disk {
 			Model: first("device/model"), Serial: diskSerial(d, first("serial", "device/serial")), WWN: first("wwid", "device/wwid"), Type: diskType(d, name),
 		})
 	}
-	return out
+	return out[:min(len(out), mostDisks)]
 }
 
 // diskSerial is the unit serial number of a SCSI disk when there is no plain

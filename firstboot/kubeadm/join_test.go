@@ -275,6 +275,7 @@ func TestJoinGoesOn(t *testing.T) {
 		{"the certificate has ended", func(b *branch) { b.expire() }, 1, false, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			b := newBranch(t)
 			b.api.TLS.ClientAuth = tls.RequestClientCert
 			if err := b.runner().Join(context.Background(), single(), b.means()); err != nil {
@@ -333,6 +334,7 @@ func TestJoinFails(t *testing.T) {
 		{"kubeadm ends", func(b *branch) { b.broken = true }, "SW-KUBEADM-PREFLIGHT", "exit status 1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			b := newBranch(t)
 			c.set(b)
 			r := b.runner()
