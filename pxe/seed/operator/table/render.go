@@ -205,12 +205,12 @@ func (sc Screen) verdicts(s seed.Status, all []seed.Machine) (lines []string) {
 		}
 		name := operator.Name(m)
 		switch v := m.Verdict; {
+		case operator.Waits(m) && m.Code != "":
+			add(ask, "?", name+" waits. Does its screen show "+m.Code+"? Then: "+operator.Command(m), "")
 		case v != nil:
 			add(wrong, "✗", name+" "+v.Code+": "+v.Text, v.Hint)
 		case m.State == seed.Held:
 			add(wrong, "✗", strings.TrimSpace(name+" "+m.Step.Code)+": "+m.Step.Text, m.Step.Hint)
-		case m.Code != "":
-			add(ask, "?", name+" waits. Does its screen show "+m.Code+"? Then: "+operator.Command(m), "")
 		default:
 			add(ask, "?", name+" waits for approval: slipway approve "+name, "")
 		}
