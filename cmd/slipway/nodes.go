@@ -308,8 +308,12 @@ func printStatus(w io.Writer, s seed.Status, now time.Time) {
 		fmt.Fprintf(w, "%-10s %s\n", name, table.Clean(fmt.Sprintf(format, args...)))
 	}
 	line("cluster", "%s", s.Cluster)
-	line("bundle", "%s %v", s.Bundle, s.Arch)
-	line("address", "%s", s.Address)
+	if s.Bundle != "" {
+		line("bundle", "%s %v", s.Bundle, s.Arch)
+	}
+	if s.Address.IsValid() {
+		line("address", "%s", s.Address)
+	}
 	if s.DHCP != "" {
 		line("dhcp", "%s", s.DHCP)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/pxe/seed/operator/operatortest"
 )
@@ -119,6 +120,12 @@ func TestMarks(t *testing.T) {
 		again.Step = seed.Step{Stage: seed.StageDHCP, Text: text}
 		if g := got(again); g != want {
 			t.Errorf("a node with its config and %q is at %s, want %s", text, g, want)
+		}
+	}
+	for facts, want := range map[*handoff.Facts]string{nil: ">........", all[0].Facts: "###>....."} {
+		assigned := seed.Machine{State: seed.Seen, Facts: facts, Step: seed.Step{Stage: seed.StageEnrol, State: "done"}}
+		if g := got(assigned); g != want {
+			t.Errorf("a machine that was assigned a role is at %s, want %s", g, want)
 		}
 	}
 	if g := got(seed.Machine{}); g != ">........" {

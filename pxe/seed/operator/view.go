@@ -151,6 +151,12 @@ func place(m seed.Machine) seed.Stage {
 	case seed.Taken, seed.Held:
 		return cmp.Or(at, seed.StageBlobs)
 	}
+	if slices.Index(Stages(), at) >= slices.Index(Stages(), seed.StageEnrol) { // it was assigned a role, or stopped waiting
+		at = ""
+		if m.Facts != nil {
+			at = seed.StageKernel
+		}
+	}
 	return cmp.Or(at, seed.StageDHCP)
 }
 
