@@ -33,23 +33,25 @@ func code(s string) (c string, ok bool) {
 	return s[:3] + "-" + s[3:], true
 }
 
-// find is the machine that ref names: as it is, as a MAC in another spelling, or
-// as a code in another spelling. In this order: a node may well be called web-001.
-func find(ctx context.Context, c *operator.Client, ref string) (seed.Machine, error) {
+// find is the machine that ref names, and ref as the seed knows it: as it is, as
+// a MAC in another spelling, or as a code in another spelling. In this order: a
+// node may well be called web-001.
+func find(ctx context.Context, c *operator.Client, ref string) (seed.Machine, string, error) {
 	m, err := c.Machine(ctx, ref)
-	other, isCode := code(ref)
+	var refusal *handoff.Refusal
+	if err == nil || !errors.As(err, &refusal) {
+		return m, ref, err
+	}
+	other, _ := code(ref)
 	if hw, e := net.ParseMAC(ref); e == nil {
 		other = hw.String()
-	} else if !isCode {
-		return m, err
 	}
-	var refusal *handoff.Refusal
-	if other != ref && errors.As(err, &refusal) {
+	if other != "" && other != ref {
 		if again, e := c.Machine(ctx, other); e == nil {
-			return again, nil
+			return again, other, nil
 		}
 	}
-	return m, err
+	return m, ref, err
 }
 
 func (a *app) approveCommand() *cobra.Command {
@@ -98,7 +100,7 @@ approve: auto in cluster.yaml, with slipway arm.`,
 }
 
 func (a *app) approve(ctx context.Context, c *operator.Client, ref, shown string, compared bool) (seed.Machine, error) {
-	m, err := find(ctx, c, ref)
+	m, ref, err := find(ctx, c, ref)
 	if err != nil {
 		return m, err
 	}
@@ -106,7 +108,7 @@ func (a *app) approve(ctx context.Context, c *operator.Client, ref, shown string
 	switch {
 	case shown != "" && !ok:
 		return m, usageError{fmt.Errorf("--code %q: a code is like 7K3-M9Q", shown)}
-	case shown != "" || ok && typed == m.Code: // found by what its screen shows
+	case shown != "" || ok && ref != m.ID && ref != m.Name: // found by what its screen shows
 	case compared:
 		typed = ""
 	default:
@@ -114,7 +116,7 @@ func (a *app) approve(ctx context.Context, c *operator.Client, ref, shown string
 			return m, err
 		}
 	}
-	return c.Approve(ctx, m.ID, typed)
+	return c.Approve(ctx, ref, typed)
 }
 
 // askCode lets the operator type what the machine's screen shows. The seed's own
@@ -177,8 +179,8 @@ func (a *app) rejectCommand() *cobra.Command {
 		Example: `  slipway reject 52:54:00:12:34:56 --reason "not ours: lab printer"`,
 		Args:    oneArg("REF"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.decide(cmd.Context(), &f, args[0], func(ctx context.Context, c *operator.Client, id string) (seed.Machine, error) {
-				return c.Reject(ctx, id, reason)
+			return a.decide(cmd.Context(), &f, args[0], func(ctx context.Context, c *operator.Client, ref string) (seed.Machine, error) {
+				return c.Reject(ctx, ref, reason)
 			})
 		},
 	}
@@ -199,8 +201,8 @@ func (a *app) assignCommand() *cobra.Command {
 			if name == "" && role == "" {
 				return usageError{errors.New("assign what? give --name, --role or both")}
 			}
-			return a.decide(cmd.Context(), &f, args[0], func(ctx context.Context, c *operator.Client, id string) (seed.Machine, error) {
-				return c.Assign(ctx, id, name, role)
+			return a.decide(cmd.Context(), &f, args[0], func(ctx context.Context, c *operator.Client, ref string) (seed.Machine, error) {
+				return c.Assign(ctx, ref, name, role)
 			})
 		},
 	}
@@ -219,17 +221,18 @@ func oneArg(what string) cobra.PositionalArgs {
 	}
 }
 
-func (a *app) decide(ctx context.Context, f *seedFlags, ref string, do func(ctx context.Context, c *operator.Client, id string) (seed.Machine, error)) error {
+func (a *app) decide(ctx context.Context, f *seedFlags, ref string, do func(ctx context.Context, c *operator.Client, ref string) (seed.Machine, error)) error {
 	c, err := f.client()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	m, err := find(ctx, c, ref)
+	_, ref, err = find(ctx, c, ref)
 	if err != nil {
 		return err
 	}
-	if m, err = do(ctx, c, m.ID); err != nil {
+	m, err := do(ctx, c, ref)
+	if err != nil {
 		return err
 	}
 	return a.decided([]seed.Machine{m}, nil)

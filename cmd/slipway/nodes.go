@@ -156,7 +156,7 @@ func only(c *operator.Client, refs []string) table.Load {
 		}
 		ids := map[string]bool{}
 		for _, ref := range refs {
-			m, err := find(ctx, c, ref)
+			m, _, err := find(ctx, c, ref)
 			if err != nil {
 				return s, err
 			}
@@ -314,9 +314,15 @@ func printStatus(w io.Writer, s seed.Status, now time.Time) {
 		fmt.Fprintf(w, "%-10s %s\n", name, table.Clean(fmt.Sprintf(format, args...)))
 	}
 	line("cluster", "%s", s.Cluster)
-	line("bundle", "%s %v", s.Bundle, s.Arch)
-	line("address", "%s", s.Address)
-	line("dhcp", "%s", s.DHCP)
+	if s.Bundle != "" {
+		line("bundle", "%s %v", s.Bundle, s.Arch)
+	}
+	if s.Address.IsValid() {
+		line("address", "%s", s.Address)
+	}
+	if s.DHCP != "" {
+		line("dhcp", "%s", s.DHCP)
+	}
 	for _, foreign := range s.Foreign {
 		line("", "another server: %s", foreign)
 	}
@@ -363,7 +369,7 @@ each step; with -o json as one object a line.`,
 func (a *app) events(ctx context.Context, c *operator.Client, refs []string, follow bool) error {
 	wanted, names := map[string]bool{}, map[string]string{"": "seed"}
 	for _, ref := range refs {
-		m, err := find(ctx, c, ref)
+		m, _, err := find(ctx, c, ref)
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"image/color"
 	"image/png"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/pxe/seed/operator/operatortest"
 )
 
@@ -125,5 +127,36 @@ func TestPageSaysThatTheSeedIsGone(t *testing.T) {
 		if !strings.Contains(dom, w) {
 			t.Errorf("the document has no %q", w)
 		}
+	}
+}
+
+// TestPageIsLive: between two questions bytes arrive and a machine is approved;
+// a click shows a timeline. The click is a script more than the page has, so
+// that this page goes without its policy.
+func TestPageIsLive(t *testing.T) {
+	d := operatortest.New(12)
+	h := pageAt(d, operatortest.Now)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/" {
+			d.Change("worker-1", func(m *seed.Machine) { m.Done += 50_000_000 })
+			_, _ = d.Approve("cp-2", "7K3-M9Q") // refused from the second time on
+			h.ServeHTTP(w, r)
+			return
+		}
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, r)
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, strings.Replace(rec.Body.String(), "</html>", `<script>document.querySelector("[data-id='52:54:00:12:00:04'] h3").click()</script></html>`, 1))
+	}))
+	defer s.Close()
+	dom, _ := browser(t, "live", s.URL+"/#light", "1280,1600")
+	shown, _, _ := strings.Cut(dom, "<script")
+	for _, w := range []string{" MB/s", " left", "<title>(3) 2/8 ready · fab-7</title>", ">shimx64.efi 948 kB<", ">10:", ">Needs you<b>3</b>", ">On the way<b>6</b>"} {
+		if !strings.Contains(shown, w) {
+			t.Errorf("the document has no %q", w)
+		}
+	}
+	if strings.Contains(shown, ">7K3-M9Q<") || strings.Contains(shown, "slipway approve 7K3-M9Q") {
+		t.Error("the code of a machine that was approved is still there")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/pxe/seed/operator/operatortest"
 )
@@ -114,13 +115,34 @@ func TestMarks(t *testing.T) {
 			t.Errorf("%d %s: %s, want %s", i, Name(all[i]), g, want)
 		}
 	}
-	renewed := all[6]
-	renewed.Step = seed.Step{Stage: seed.StageDHCP, Text: "ACK"}
-	if g := got(renewed); g != "#-###>..." {
-		t.Errorf("a node that renews its lease is at %s", g)
+	for text, want := range map[string]string{"running system: ACK": "#-###>...", "DISCOVER": ">........"} {
+		again := all[6]
+		again.Step = seed.Step{Stage: seed.StageDHCP, Text: text}
+		if g := got(again); g != want {
+			t.Errorf("a node with its config and %q is at %s, want %s", text, g, want)
+		}
+	}
+	for facts, want := range map[*handoff.Facts]string{nil: ">........", all[0].Facts: "###>....."} {
+		assigned := seed.Machine{State: seed.Seen, Facts: facts, Step: seed.Step{Stage: seed.StageEnrol, State: "done"}}
+		if g := got(assigned); g != want {
+			t.Errorf("a machine that was assigned a role is at %s, want %s", g, want)
+		}
 	}
 	if g := got(seed.Machine{}); g != ">........" {
 		t.Errorf("the zero machine is at %s", g)
+	}
+}
+
+func TestCommand(t *testing.T) {
+	for hint, want := range map[string]string{
+		"slipway approve 7K3-M9Q": "slipway approve 7K3-M9Q", "kubectl describe node cp-1": "kubectl describe node cp-1",
+		"compare the codes with the screens; this one: slipway reject 7K3-M9Q": "slipway reject 7K3-M9Q",
+		"write it, then `slipway check cluster.yaml` and power it on: at once": "slipway check cluster.yaml",
+		"look at its screen": "", "": "", "run: rm -rf /": "", "slipway nodes; rm -rf /": "", "`slipway $(rm)`": "", "`slipway nodes | sh`": "", "slipway nodes\nrm": "", "`slipwayx a`": "",
+	} {
+		if got := Command(seed.Machine{Verdict: &seed.Verdict{Hint: hint}}); got != want {
+			t.Errorf("%q: %q, want %q", hint, got, want)
+		}
 	}
 }
 

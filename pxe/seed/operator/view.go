@@ -35,6 +35,14 @@ func GroupOf(m seed.Machine) Group {
 	return OnTheWay
 }
 
+// Waits says whether a machine waits for nothing but the operator's approval.
+func Waits(m seed.Machine) bool {
+	return m.State == seed.Waiting && (m.Verdict == nil || m.Verdict.Code == verdictApprove)
+}
+
+// verdictApprove is the seed's for a machine whose code can be compared.
+const verdictApprove = "SW-SEED-APPROVE"
+
 // Sorted returns the machines as they are shown: what needs the operator first,
 // control planes before workers, then by name. The order does not change with
 // progress within a group, so that rows stay where the eye left them.
@@ -45,7 +53,7 @@ func Sorted(all []seed.Machine) []seed.Machine {
 	slices.SortStableFunc(out, func(a, b seed.Machine) int {
 		return cmp.Or(
 			cmp.Compare(slices.Index(groups, GroupOf(a)), slices.Index(groups, GroupOf(b))),
-			stuck(a)-stuck(b),
+			cmp.Compare(stuck(a), stuck(b)),
 			cmp.Compare(slices.Index(roles, a.Role), slices.Index(roles, b.Role)),
 			natural(Name(a), Name(b)),
 			cmp.Compare(a.ID, b.ID))
@@ -55,10 +63,10 @@ func Sorted(all []seed.Machine) []seed.Machine {
 
 // stuck orders those that need the operator: an approval is the quickest to give.
 func stuck(m seed.Machine) int {
-	if m.Verdict != nil || m.State == seed.Held {
-		return 1
+	if Waits(m) {
+		return 0
 	}
-	return 0
+	return 1
 }
 
 // natural compares names so that n2 comes before n10.
@@ -97,20 +105,17 @@ const (
 // machine is in.
 func Marks(m seed.Machine) (marks []Mark, at int) {
 	stages := Stages()
-	at = max(0, slices.Index(stages, m.Step.Stage), slices.Index(stages, least(m.State)))
-	if m.State == seed.Ready {
-		at = len(stages) - 1
-	}
+	at = slices.Index(stages, place(m))
 	here := MarkActive
 	switch {
 	case m.State == seed.Held || m.State == seed.Rejected:
 		here = MarkFailed
+	case Waits(m):
+		here = MarkWaits
 	case m.Verdict != nil:
 		here = MarkStuck
 	case m.State == seed.Ready:
 		here = MarkDone
-	case m.State == seed.Waiting:
-		here = MarkWaits
 	case stages[at] == m.Step.Stage && m.Step.State == string(handoff.Done):
 		here = MarkDone
 	}
@@ -129,16 +134,30 @@ func Marks(m seed.Machine) (marks []Mark, at int) {
 	return marks, at
 }
 
-// least is the stage that a state implies: a node that renews its lease is not
-// back at dhcp.
-func least(s seed.State) seed.Stage {
-	switch s {
-	case seed.Waiting, seed.Approved, seed.Rejected:
-		return seed.StageEnrol
-	case seed.Taken:
-		return seed.StageBlobs
+// place is the stage a machine is in. Its newest step tells, but for a node that
+// is Ready, one that waits, and a running system that renews its lease.
+func place(m seed.Machine) seed.Stage {
+	at := m.Step.Stage
+	if !slices.Contains(Stages(), at) || at == seed.StageDHCP && strings.HasPrefix(m.Step.Text, "running system: ") {
+		at = ""
 	}
-	return seed.StageDHCP
+	switch m.State {
+	case seed.Ready:
+		return seed.StageReady
+	case seed.Waiting:
+		return seed.StageEnrol
+	case seed.Approved, seed.Rejected:
+		return cmp.Or(at, seed.StageEnrol)
+	case seed.Taken, seed.Held:
+		return cmp.Or(at, seed.StageBlobs)
+	}
+	if slices.Index(Stages(), at) >= slices.Index(Stages(), seed.StageEnrol) { // it was assigned a role, or stopped waiting
+		at = ""
+		if m.Facts != nil {
+			at = seed.StageKernel
+		}
+	}
+	return cmp.Or(at, seed.StageDHCP)
 }
 
 // passes says whether a machine comes by a stage: HTTP boot needs no TFTP, a
@@ -156,19 +175,29 @@ func passes(m seed.Machine, s seed.Stage) bool {
 func fromMedium(m seed.Machine) bool { return m.Facts != nil && m.Facts.Medium == "iso" }
 
 // Command is what the operator types next for a machine; empty when there is
-// nothing to type. The verdict's hint may name commands `in backquotes`.
+// nothing to type. A hint names one `in backquotes`, or ends in one. Hints may
+// come from a machine that nobody has approved: only a plain call of slipway or
+// kubectl counts, which a shell cannot take for anything else.
 func Command(m seed.Machine) string {
-	if m.State == seed.Waiting && m.Verdict == nil && m.Code != "" {
+	if Waits(m) && m.Code != "" {
 		return "slipway approve " + m.Code
 	}
-	if m.Verdict != nil {
-		if _, rest, ok := strings.Cut(m.Verdict.Hint, "`"); ok {
-			if c, _, ok := strings.Cut(rest, "`"); ok {
-				return c
-			}
-		}
+	if m.Verdict == nil {
+		return ""
 	}
-	return ""
+	hint := m.Verdict.Hint
+	if _, rest, ok := strings.Cut(hint, "`"); ok {
+		hint, _, _ = strings.Cut(rest, "`")
+	} else if i := strings.LastIndex(hint, ": "); i >= 0 {
+		hint = strings.TrimSuffix(hint[i+2:], ".")
+	}
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(" ._:/=@-", r)
+	}
+	if !strings.HasPrefix(hint, "slipway ") && !strings.HasPrefix(hint, "kubectl ") || strings.ContainsFunc(hint, func(r rune) bool { return !plain(r) }) {
+		return ""
+	}
+	return hint
 }
 
 // Row is a machine as the page shows it.
@@ -178,6 +207,7 @@ type Row struct {
 	Group   Group  `json:"group"`
 	Marks   []Mark `json:"marks"` // one for each of View.Stages
 	At      int    `json:"at"`    // index of the stage it is in
+	Waits   bool   `json:"waits,omitempty"`
 	Command string `json:"command,omitempty"`
 }
 
@@ -194,7 +224,7 @@ func NewView(s seed.Status, all []seed.Machine, now time.Time) View {
 	v := View{Now: now, Status: s, Stages: Stages(), Machines: []Row{}}
 	for _, m := range Sorted(all) {
 		marks, at := Marks(m)
-		v.Machines = append(v.Machines, Row{m, Name(m), GroupOf(m), marks, at, Command(m)})
+		v.Machines = append(v.Machines, Row{m, Name(m), GroupOf(m), marks, at, Waits(m), Command(m)})
 	}
 	return v
 }

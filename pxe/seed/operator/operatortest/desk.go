@@ -142,7 +142,7 @@ func (d *Desk) Approve(ref, code string) (seed.Machine, error) {
 		if code != "" && code != m.Code {
 			return &handoff.Refusal{Code: "SW-SEED-CODE", Text: fmt.Sprintf("%s shows another code than %s", m.ID, code), Hint: "somebody may sit between the seed and the machine: compare again, and `slipway reject` it when they differ"}
 		}
-		m.State, m.Code = seed.Approved, ""
+		m.State, m.Code, m.Verdict = seed.Approved, "", nil
 		return nil
 	})
 }

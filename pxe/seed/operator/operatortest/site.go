@@ -95,11 +95,13 @@ func cases() []func(m *seed.Machine, now time.Time) {
 		},
 		func(m *seed.Machine, _ time.Time) {
 			m.State, m.Reason = seed.Rejected, "not ours: lab printer"
+			m.Verdict = &seed.Verdict{Code: "SW-SEED-REJECTED", Text: m.Reason, Hint: "to let it in after all, restart it and approve its new code"}
 			m.Facts.Vendor, m.Facts.Product = "\x1b[31mEvil\u202e", `<img src=x onerror=alert(1)></script>`
 			m.Step = step(seed.StageEnrol, handoff.Failed, "rejected: not ours: lab printer")
 		},
 		func(m *seed.Machine, _ time.Time) {
 			m.State, m.Code = seed.Waiting, "Q0W-4ZT"
+			m.Verdict = &seed.Verdict{Code: "SW-SEED-APPROVE", Text: "it waits for you: compare the code with its screen", Hint: "slipway approve Q0W-4ZT"}
 			m.Facts.Medium, m.Trust = "iso", "L1"
 			m.Step = step(seed.StageEnrol, handoff.Running, "waits for approval")
 		},

@@ -122,7 +122,7 @@ func (c layout) row(m seed.Machine) string {
 	code, state := "", string(m.State)
 	if m.State == seed.Waiting {
 		code = m.Code
-		if m.Verdict == nil {
+		if operator.Waits(m) {
 			tone = ask
 		}
 	}

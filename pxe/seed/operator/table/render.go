@@ -39,7 +39,7 @@ func (sc Screen) Render(s seed.Status, all []seed.Machine, now time.Time) string
 	lines := sc.header(s, now)
 	below := sc.verdicts(s, all)
 	if len(all) == 0 {
-		lines = append(lines, "", sc.paint(dim, cut(Clean(fmt.Sprintf(" No machine has asked yet: power one on, network boot first, on the wire of %s.", s.Address)), sc.Width)))
+		lines = append(lines, "", sc.paint(dim, cut(Clean(fmt.Sprintf(" No machine has asked yet: power one on, network boot first, on the wire of %s.", cmp.Or(address(s), "the seed"))), sc.Width)))
 	} else {
 		c := sc.layout(all)
 		lines = append(lines, "", sc.paint(dim, c.head()))
@@ -154,7 +154,7 @@ func (sc Screen) facts(s seed.Status) (lines []string) {
 		archs = append(archs, string(a))
 	}
 	var facts []string
-	for _, f := range [][2]string{{"", strings.TrimSpace(s.Bundle + " " + strings.Join(archs, " "))}, {"", s.Address.String()}, {"DHCP ", dhcp}, {"approve ", s.Approve}, {"trust ", s.Trust}, {"API ", s.API}} {
+	for _, f := range [][2]string{{"", strings.TrimSpace(s.Bundle + " " + strings.Join(archs, " "))}, {"", address(s)}, {"DHCP ", dhcp}, {"approve ", s.Approve}, {"trust ", s.Trust}, {"API ", s.API}} {
 		if f[1] != "" {
 			facts = append(facts, f[0]+Clean(f[1]))
 		}
@@ -175,6 +175,13 @@ func (sc Screen) facts(s seed.Status) (lines []string) {
 		lines = append(lines, sc.paint(dim, line))
 	}
 	return lines
+}
+
+func address(s seed.Status) string {
+	if !s.Address.IsValid() {
+		return ""
+	}
+	return s.Address.String()
 }
 
 // verdicts are what stands below the rows: the seed's own, then each machine
@@ -205,12 +212,12 @@ func (sc Screen) verdicts(s seed.Status, all []seed.Machine) (lines []string) {
 		}
 		name := operator.Name(m)
 		switch v := m.Verdict; {
+		case operator.Waits(m) && m.Code != "":
+			add(ask, "?", name+" waits. Does its screen show "+m.Code+"? Then: "+operator.Command(m), "")
 		case v != nil:
 			add(wrong, "✗", name+" "+v.Code+": "+v.Text, v.Hint)
 		case m.State == seed.Held:
 			add(wrong, "✗", strings.TrimSpace(name+" "+m.Step.Code)+": "+m.Step.Text, m.Step.Hint)
-		case m.Code != "":
-			add(ask, "?", name+" waits. Does its screen show "+m.Code+"? Then: "+operator.Command(m), "")
 		default:
 			add(ask, "?", name+" waits for approval: slipway approve "+name, "")
 		}
