@@ -71,7 +71,7 @@ func serve(t testing.TB, s *Seed) string {
 	return "https://" + l.Addr().String()
 }
 
-// machine is a node's side of the conversation.
+// client is a node's side of the conversation.
 type client struct {
 	base   string
 	http   *http.Client

@@ -140,7 +140,9 @@ func Open(dir string, c *configs.Cluster, o Options) (*Seed, error) {
 
 // Close saves what was observed and gives the state free.
 func (s *Seed) Close() error {
+	s.mu.Lock() // no watcher begins after this
 	s.end()
+	s.mu.Unlock()
 	s.group.Wait()
 	err := s.flush()
 	s.mu.Lock()

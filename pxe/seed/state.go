@@ -220,6 +220,10 @@ func (s *Seed) do(f func(c *change) error) error {
 			r.Step, r.Last = *st, now
 		}
 	}
+	if !c.lasting() {
+		c.install()
+		return nil
+	}
 	if err := s.db.Update(c.put); err != nil {
 		s.log.Error("the seed's state was not saved", "dir", s.dir, "err", err)
 		return fmt.Errorf("saving the seed's state: %w", err)
@@ -243,6 +247,19 @@ func (c *change) prune() {
 	}
 }
 
+// stored says that an enrolment is on disk: one that was only introduced is not.
+func stored(e *enrolment) bool { return e != nil && e.Phase != introduced }
+
+// lasting says that there is something to write.
+func (c *change) lasting() bool {
+	for key, e := range c.enrolments {
+		if stored(e) || stored(c.s.enrolments[key]) {
+			return true
+		}
+	}
+	return len(c.machines)+len(c.steps)+len(c.meta) > 0
+}
+
 func (c *change) put(tx *bolt.Tx) error {
 	for id, r := range c.machines {
 		if err := putJSON(tx, bucketMachines, []byte(id), r); err != nil {
@@ -250,14 +267,11 @@ func (c *change) put(tx *bolt.Tx) error {
 		}
 	}
 	for key, e := range c.enrolments {
-		var err error
-		switch {
-		case e == nil:
-			err = tx.Bucket(bucketEnrolments).Delete([]byte(key))
-		case e.Phase != introduced: // not worth a write yet
-			err = putJSON(tx, bucketEnrolments, []byte(key), e)
+		var value any
+		if stored(e) {
+			value = e
 		}
-		if err != nil {
+		if err := putJSON(tx, bucketEnrolments, []byte(key), value); err != nil {
 			return err
 		}
 	}
@@ -327,66 +341,6 @@ func (c *change) install() {
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})
-}
-
-// flush saves what was merely observed, in one transaction.
-func (s *Seed) flush() error {
-	s.write.Lock()
-	defer s.write.Unlock()
-	s.mu.Lock()
-	s.drain()
-	machines := map[string][]byte{}
-	for id := range s.dirty {
-		machines[id] = nil
-		if r := s.machines[id]; r != nil {
-			raw, err := json.Marshal(r)
-			if err != nil {
-				s.mu.Unlock()
-				return err
-			}
-			machines[id] = raw
-		}
-	}
-	steps, gone := s.since(s.saved), s.gone
-	seq := s.seq
-	s.dirty, s.gone = map[string]bool{}, nil
-	s.mu.Unlock()
-	if len(machines)+len(steps)+len(gone) == 0 {
-		return nil
-	}
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		for id, raw := range machines {
-			if raw == nil {
-				if err := tx.Bucket(bucketMachines).Delete([]byte(id)); err != nil {
-					return err
-				}
-			} else if err := tx.Bucket(bucketMachines).Put([]byte(id), raw); err != nil {
-				return err
-			}
-		}
-		for _, st := range steps {
-			if err := putJSON(tx, bucketSteps, seqKey(st.Seq), st); err != nil {
-				return err
-			}
-		}
-		for _, n := range gone {
-			if err := tx.Bucket(bucketSteps).Delete(seqKey(n)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err != nil { // again with the next ones
-		for id := range machines {
-			s.dirty[id] = true
-		}
-		s.gone = append(s.gone, gone...)
-		return fmt.Errorf("saving the seed's state: %w", err)
-	}
-	s.saved = max(s.saved, seq)
-	return nil
 }
 
 // leases are pxe.Leases in the state file. What is stored is how long a lease

@@ -1,6 +1,7 @@
 package seed
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/pxe"
@@ -194,6 +197,66 @@ func (s *Seed) trim() {
 	}
 	slices.Reverse(keep)
 	s.steps = keep
+}
+
+// flush saves what was merely observed, in one transaction.
+func (s *Seed) flush() error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	s.mu.Lock()
+	s.drain()
+	machines := map[string][]byte{}
+	for id := range s.dirty {
+		machines[id] = nil
+		if r := s.machines[id]; r != nil {
+			raw, err := json.Marshal(r)
+			if err != nil {
+				s.mu.Unlock()
+				return err
+			}
+			machines[id] = raw
+		}
+	}
+	steps, gone := s.since(s.saved), s.gone
+	seq := s.seq
+	s.dirty, s.gone = map[string]bool{}, nil
+	s.mu.Unlock()
+	if len(machines)+len(steps)+len(gone) == 0 {
+		return nil
+	}
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		for id, raw := range machines {
+			if raw == nil {
+				if err := tx.Bucket(bucketMachines).Delete([]byte(id)); err != nil {
+					return err
+				}
+			} else if err := tx.Bucket(bucketMachines).Put([]byte(id), raw); err != nil {
+				return err
+			}
+		}
+		for _, st := range steps {
+			if err := putJSON(tx, bucketSteps, seqKey(st.Seq), st); err != nil {
+				return err
+			}
+		}
+		for _, n := range gone {
+			if err := tx.Bucket(bucketSteps).Delete(seqKey(n)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil { // again with the next ones
+		for id := range machines {
+			s.dirty[id] = true
+		}
+		s.gone = append(s.gone, gone...)
+		return fmt.Errorf("saving the seed's state: %w", err)
+	}
+	s.saved = max(s.saved, seq)
+	return nil
 }
 
 // since is a copy of the steps after a number.
