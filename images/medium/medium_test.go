@@ -36,7 +36,7 @@ func sample(t *testing.T) (map[string][]byte, *lock.Manifest) {
 		role lock.Role
 		size int
 		pack bool
-	}{{"boot/vmlinuz", lock.RoleKernel, 4000, false}, {"images.tar", lock.RoleImages, 70_000, false}, {"system.erofs", lock.RoleSystem, lock.ChunkSize + 9, true}} {
+	}{{"boot/vmlinuz", lock.RoleKernel, 4000, false}, {"images.tar", lock.RoleImages, 70_000, false}, {"system.erofs", lock.RoleSystem, lock.ChunkSize + 9, true}, {"netboot/shimx64.efi", lock.RoleLoader, 900, false}} {
 		plain := bytes.Repeat([]byte(c.name+"\n"), c.size/len(c.name))
 		b := lock.Blob{Name: c.name, Role: c.role, Size: int64(len(plain)), SHA256: lock.SumBytes(plain)}
 		if b.Chunks, err = lock.Chunks(bytes.NewReader(plain), b.Size); err != nil {

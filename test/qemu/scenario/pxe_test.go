@@ -39,24 +39,28 @@ type wire struct {
 	boot *boot.Boot
 
 	mu    sync.Mutex
-	asked []string // "tftp shimx64.efi", "http amd64/boot/vmlinuz"
+	asked map[string]bool // "tftp shimx64.efi", "http amd64/boot/vmlinuz"
+	lines []string
 }
 
-func (w *wire) note(format string, args ...any) {
+// note keeps what was asked for until the test is over: a request may end later.
+func (w *wire) note(what, format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.asked = append(w.asked, fmt.Sprintf(format, args...))
+	w.asked[what] = true
+	w.lines = append(w.lines, what+fmt.Sprintf(format, args...))
 }
 
 func (w *wire) was(what string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, a := range w.asked {
-		if a == what {
-			return true
-		}
-	}
-	return false
+	return w.asked[what]
+}
+
+func (w *wire) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.lines, "\n")
 }
 
 // rom makes the iPXE in QEMU's card look like a ROM that cannot do more than
@@ -66,20 +70,29 @@ func (w *wire) rom(m pxe.Machine) pxe.Boot {
 	return w.boot.Decide(m)
 }
 
+// site gives iPXE the URL that a site's own server would, one for all machines.
+func (w *wire) site(m pxe.Machine) pxe.Boot {
+	b := w.boot.Decide(m)
+	if m.IPXE {
+		b.URL = fmt.Sprintf("http://%s:%d/boot.ipxe", w.host.Addr, seedPort)
+	}
+	return b
+}
+
 const seedPort = 8080
 
 // serveBoot starts the servers; without a network they speak proxyDHCP only.
 func serveBoot(t *testing.T, seg *lan.Switch, m boot.Medium, decide func(*wire) pxe.Decide, n *pxe.Network) *wire {
 	t.Helper()
 	addr := netip.MustParseAddr("10.77.0.80")
-	w := &wire{host: qemutest.Host(t, seg, "seed", addr)}
+	w := &wire{host: qemutest.Host(t, seg, "seed", addr), asked: map[string]bool{}}
 	var err error
 	w.boot, err = boot.New(t.Context(), []boot.Medium{m}, boot.Options{HTTP: netip.AddrPortFrom(addr, seedPort), Extra: []string{"slipway.until=medium"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := decide(w)
-	srv := &pxe.Server{Proxy: pxe.NewProxy(addr, d), Self: pxe.MAC(w.host.MAC), Event: func(e pxe.Event) { w.note("dhcp %s %s", e.Step, e.Text) }}
+	srv := &pxe.Server{Proxy: pxe.NewProxy(addr, d), Self: pxe.MAC(w.host.MAC), Event: func(e pxe.Event) { w.note("dhcp", " %s %s", e.Step, e.Text) }}
 	if n != nil {
 		if srv.Full, err = pxe.NewDHCP(*n, pxe.NewMemory(), d); err != nil {
 			t.Fatal(err)
@@ -98,12 +111,7 @@ func serveBoot(t *testing.T, seg *lan.Switch, m boot.Medium, decide func(*wire) 
 	conns := pxe.Conns{DHCP: packet(67), Boot: packet(4011), Client: packet(68)}
 	all.Go(func() { report(t, srv.Serve(ctx, conns)) })
 	files := &tftp.Server{Files: w.boot.TFTP(), Listen: func() (net.PacketConn, error) { return w.host.ListenPacket(0) }, Events: func(e tftp.Event) {
-		if e.Outcome == tftp.Sent {
-			w.note("tftp %s", e.Name)
-			t.Logf("tftp %s: %d bytes in %.1f s, blocks of %d, window %d", e.Name, e.Bytes, e.Duration.Seconds(), e.Block, e.Window)
-		} else {
-			w.note("tftp %s: %s", e.Name, e.Outcome)
-		}
+		w.note("tftp "+e.Name, ": %s, %d bytes in %.1f s, blocks of %d, window %d", e.Outcome, e.Bytes, e.Duration.Seconds(), e.Block, e.Window)
 	}}
 	port69 := packet(69)
 	all.Go(func() { report(t, files.Serve(ctx, port69)) })
@@ -112,10 +120,7 @@ func serveBoot(t *testing.T, seg *lan.Switch, m boot.Medium, decide func(*wire) 
 		t.Fatal(err)
 	}
 	pages := pxeweb.Server(&pxeweb.Handler{Files: w.boot.HTTP(), Events: func(e pxeweb.Event) {
-		w.note("http %s", e.Name)
-		if k := w.boot.Kind(e.Name); k == boot.Kernel || k == boot.Initramfs {
-			t.Logf("http %s %s: %d, %d bytes in %.1f s (%s)", e.Method, e.Name, e.Status, e.Bytes, e.Duration.Seconds(), e.Agent)
-		}
+		w.note("http "+e.Name, ": %s %d, %d bytes in %.1f s, %s", e.Method, e.Status, e.Bytes, e.Duration.Seconds(), e.Agent)
 	}}, pxeweb.Limits{}, nil)
 	all.Go(func() {
 		if err := pages.Serve(pxeweb.Listen(ln, pxeweb.Limits{})); err != http.ErrServerClosed {
@@ -192,7 +197,7 @@ func TestNetworkBoot(t *testing.T) {
 	}{
 		{"BIOS", qemu.BIOS, as, nil, false, "http amd64/boot.ipxe"},
 		{"BIOS-undionly", qemu.BIOS, func(w *wire) pxe.Decide { return w.rom }, nil, false, "tftp undionly.kpxe"},
-		{"UEFI-iPXE", qemu.UEFI, as, nil, false, "http amd64/boot.ipxe"},
+		{"UEFI-iPXE", qemu.UEFI, func(w *wire) pxe.Decide { return w.site }, nil, false, "http boot.ipxe"},
 		{"UEFI", qemu.UEFI, as, native, false, "tftp shimx64.efi"},
 		{"SecureBoot", qemu.SecureBoot, as, native, false, "tftp shimx64.efi"},
 		{"UEFI-HTTP", qemu.UEFI, as, httpOnly, false, "http shimx64.efi"},
@@ -215,12 +220,12 @@ func TestNetworkBoot(t *testing.T) {
 			vm := qemutest.Start(t, qemu.Machine{Memory: 4096, CPUs: 1, Firmware: c.firmware, Boot: qemu.Network(), NICs: []*lan.Port{port}, Extra: c.extra})
 			e, err := vm.Wait(limit(t, 20*time.Minute), done("medium"))
 			if err != nil {
-				t.Fatalf("%v\nthe seed was asked:\n%s", err, strings.Join(w.asked, "\n"))
+				t.Fatalf("%v\nthe seed was asked:\n%s", err, w)
 			}
-			t.Logf("%s: %.1f s after power-on, kernel %.1f s", e.Text, time.Since(began).Seconds(), e.Uptime)
+			t.Logf("%s, %.1f s after power-on, %.1f s after the kernel started\n%s", e.Text, time.Since(began).Seconds(), e.Uptime, w)
 			for _, what := range []string{c.want, "http amd64/boot/vmlinuz", "http amd64/boot/initrd.img", "http amd64/slipway/manifest.json"} {
 				if !w.was(what) {
-					t.Errorf("nobody asked for %q; asked:\n%s", what, strings.Join(w.asked, "\n"))
+					t.Errorf("nobody asked for %q", what)
 				}
 			}
 		})
