@@ -93,7 +93,7 @@ func addKeys(data map[string]any, keys []string) error {
 		if err != nil {
 			return err
 		}
-		data["ssh_authorized_keys"] = unite(keys, list)
+		data["ssh_authorized_keys"] = unite(list, keys)
 		return nil
 	}
 	if _, ok := data["disable_root"]; !ok {
@@ -115,7 +115,7 @@ func addKeys(data map[string]any, keys []string) error {
 		if err != nil {
 			return fmt.Errorf("users[%d]: %w", i, err)
 		}
-		m["ssh_authorized_keys"] = unite(keys, list)
+		m["ssh_authorized_keys"] = unite(list, keys)
 		users[i] = m
 		data["users"] = users
 		return nil
@@ -151,18 +151,19 @@ func anyList(data map[string]any, key string) ([]any, error) {
 	return nil, fmt.Errorf("cluster.yaml: spec.cloudConfig.%s: want a list", key)
 }
 
-// unite puts ours before theirs, each once.
-func unite(ours []string, theirs []any) []any {
+// unite puts one list behind the other, without what is there already.
+func unite[A, B any](first []A, second []B) []any {
 	var out []any
-	for _, s := range ours {
-		if !slices.Contains(out, any(s)) {
-			out = append(out, s)
-		}
-	}
-	for _, v := range theirs {
+	add := func(v any) {
 		if s, ok := v.(string); !ok || !slices.Contains(out, any(s)) {
 			out = append(out, v)
 		}
+	}
+	for _, v := range first {
+		add(v)
+	}
+	for _, v := range second {
+		add(v)
 	}
 	return out
 }
@@ -189,7 +190,7 @@ func addTime(data map[string]any, seed []netip.Addr, site []string) error {
 	if err != nil {
 		return err
 	}
-	ntp["servers"] = unite(servers, list)
+	ntp["servers"] = unite(servers, list) // chrony takes them in this order
 	data["ntp"] = ntp
 	return nil
 }

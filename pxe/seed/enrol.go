@@ -13,6 +13,7 @@ import (
 
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/configs/render"
 )
 
 // phase is how far one enrolment is. An enrolment is one key of one power-on.
@@ -408,8 +409,8 @@ func (c *change) grant(r *record, e *enrolment, how string) error {
 	if err != nil {
 		return err
 	}
-	n := node{Name: slot.name, Role: slot.role, Instance: instance(e), Endpoint: cmp.Or(c.endpoint(), "192.0.2.1"), Time: c.s.o.times()}
-	if _, err := render(c.s.cluster, n); err != nil {
+	n := render.Node{Name: slot.name, Role: slot.role, Instance: instance(e), Endpoint: cmp.Or(c.endpoint(), "192.0.2.1"), Time: c.s.o.times()}
+	if _, err := render.Config(c.s.cluster, n); err != nil {
 		return refusal(codeConfig, "correct cluster.yaml and start the seed again", "%s", err)
 	}
 	for _, key := range []string{r.Node, r.Key} {

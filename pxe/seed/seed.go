@@ -19,6 +19,7 @@ import (
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/configs/render"
 )
 
 // Options are what a seed is given besides cluster.yaml. All may be zero.
@@ -95,7 +96,7 @@ type Seed struct {
 // Open reads a seed's state, or begins a new one, in a directory of its own. A
 // cluster.yaml of which no node's config can be made is an error.
 func Open(dir string, c *configs.Cluster, o Options) (*Seed, error) {
-	if err := tryAll(c, o.times()); err != nil {
+	if err := render.TryAll(c, o.times()); err != nil {
 		return nil, err
 	}
 	db, err := openState(dir)
