@@ -482,3 +482,36 @@ func TestEvents(t *testing.T) {
 	c.must(t, 204, "POST", handoff.PathEvents, lines(handoff.Event{Seq: 14, Phase: "ready", State: handoff.Done}), nil)
 	state(Ready)
 }
+
+// TestRejectedByMistake: the key that was rejected can be let in after all, and
+// a new start of a rejected machine needs the operator.
+func TestRejectedByMistake(t *testing.T) {
+	s := openSeed(t, t.TempDir(), site(t, approve("auto")), Options{})
+	base := serve(t, s)
+	a := newClient(t, base, "", facts(1))
+	code := a.enrol(t)
+	if m, err := s.Reject(code, "wrong\x1brack"); err != nil || m.State != Rejected || m.Verdict != nil && m.Verdict.Code == "" || m.Reason != "rejected: wrongrack" {
+		t.Fatalf("%+v %v", m, err)
+	}
+	a.must(t, 403, "GET", handoff.PathConfig, nil, nil)
+	if status, r, _ := a.hello(t.Context()); status != 403 || r.Code != codeRejected {
+		t.Errorf("%d %+v", status, r)
+	}
+	if err := s.Arm(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	b := newClient(t, base, "", facts(1))
+	b.enrol(t)
+	if m, err := s.Machine(facts(1).Boot); err != nil || m.State != Waiting || m.Reason != "rejected before: wrongrack" {
+		t.Errorf("%+v %v", m, err)
+	}
+	if _, err := s.Reject(facts(1).Boot, ""); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := s.Approve(code, ""); err != nil || m.State != Approved {
+		t.Errorf("%+v %v", m, err)
+	}
+	if _, ok := a.brief(t); !ok {
+		t.Error("no config after all")
+	}
+}
