@@ -82,6 +82,7 @@ func (n *Node) station(context.Context) error {
 	return n.Services.Add(n.life, supervise.Service{Name: "seed", Argv: []string{toolProgram, "serve", mediumDir, "--cluster", clusterFile,
 		"--state", stationDir, "--pub", trustedKey, "--interface", n.Address[0].Interface, "--page", "",
 		"--self", n.seedName, "--kubeconfig", adminConf},
+		Env: []string{"HOME=/root"},
 		Ready: func(ctx context.Context) error {
 			for {
 				if _, err := os.Stat(stationDir + "/seed.sock"); err == nil {
