@@ -302,7 +302,7 @@ func TestSeedFromTheISO(t *testing.T) {
 	l := newLogin(t)
 	server := start(t, qemu.Machine{Name: "server", Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{qemutest.Port(t, seg, "server")}, CIDATA: map[string][]byte{
 		"cluster.yaml":   []byte(l.cluster()),
-		"network-config": []byte("version: 2\nethernets:\n  eth0:\n    addresses: [10.77.0.1/24]\n    routes: [{to: default, via: 10.77.0.254}]\n"),
+		"network-config": []byte("version: 2\nethernets:\n  eth0:\n    addresses: [10.77.0.1/24]\n    routes: [{to: default, via: 10.77.0.3}]\n"),
 	}})
 	ctx := limit(t, 60*time.Minute)
 	if _, err := server.Wait(ctx, done("services")); err != nil {
