@@ -15,11 +15,11 @@ import (
 	"slipway.dev/slipway/test/qemu/qemutest"
 )
 
-// TestNetbootReady starts kernel and initramfs of the netboot directory without
+// TestNetbootFromAnyServer starts kernel and initramfs of the netboot directory without
 // any medium. An ordinary web server on the segment serves the packed content
 // and the config; it goes away while blobs are fetched, and comes back once the
-// node has noticed.
-func TestNetbootReady(t *testing.T) {
+// node has noticed. TestSeed goes on from there to a cluster.
+func TestNetbootFromAnyServer(t *testing.T) {
 	l := newLogin(t)
 	out := packed(t)
 	dir := filepath.Join(out, built(t, out).Netboot)
@@ -54,7 +54,7 @@ func TestNetbootReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	away.Store(false)
-	if _, err := vm.Wait(ctx, done("ready")); err != nil {
+	if _, err := vm.Wait(ctx, done("services")); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("\n%s", table(vm.Console.Events()))
@@ -63,11 +63,4 @@ func TestNetbootReady(t *testing.T) {
 			t.Log(e.Text)
 		}
 	}
-	r, err := vm.SSH(ctx, qemu.SSHOptions{Signer: l.signer})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	n := &node{t: t, ctx: ctx, vm: vm, r: r}
-	n.everythingRuns(t)
 }

@@ -13,7 +13,7 @@ import (
 	"slipway.dev/slipway/test/qemu/lan"
 )
 
-var cuts = flag.Int("cuts", 2, "how often TestPowerCut takes the power away")
+var cuts = flag.Int("cuts", 1, "how often TestPowerCut takes the power away")
 
 // cutSteps are the steps after whose beginning power is cut, so that a few
 // cuts still hit what matters: keys, manifests, etcd's first writes, addons.

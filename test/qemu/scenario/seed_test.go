@@ -115,12 +115,17 @@ func (s *station) run(ctx context.Context, args ...string) (string, error) {
 
 // machines is `slipway nodes -o json`.
 func (s *station) machines(ctx context.Context) ([]seed.Machine, error) {
-	out, err := s.run(ctx, "nodes", "-o", "json")
-	if err != nil {
-		return nil, err
-	}
 	var all []seed.Machine
-	return all, json.Unmarshal([]byte(out), &all)
+	return all, s.json(ctx, &all, "nodes")
+}
+
+// json reads what a verb prints for programs.
+func (s *station) json(ctx context.Context, into any, verb string) error {
+	out, err := s.run(ctx, verb, "-o", "json")
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(out), into)
 }
 
 // until asks for the machines until they are what is wanted, or the seed or a VM is gone.
@@ -184,7 +189,9 @@ func count(all []seed.Machine, st seed.State) (n int) {
 
 // TestSeed is the product in one: a laptop with an ISO, two blank machines, one
 // of them BIOS and one UEFI, two commands and one confirmation. They become a
-// control plane and a worker; the seed is killed on the way and comes back.
+// control plane and a worker, although one clock says 2011 and the other 2038,
+// a switch port takes thirty seconds to forward, a cable is pulled while blobs
+// are fetched, and the seed is killed and comes back.
 func TestSeed(t *testing.T) {
 	dir := packed(t)
 	medium := filepath.Join(dir, built(t, dir).ISO.Path)
@@ -193,18 +200,19 @@ func TestSeed(t *testing.T) {
 	s := newStation(t, seg, "10.77.0.1/24", l.cluster(), medium)
 	s.args = append(s.args, "--kernel-argument", "quiet", "--kernel-argument", steady)
 	s.start()
-	blank := func(name string, fw qemu.Firmware, cpus, mib int) *qemu.VM {
-		return qemutest.Start(t, qemu.Machine{Name: name, Memory: mib, CPUs: cpus, Firmware: fw, Boot: qemu.Network(), Serial: "SER-" + name,
+	blank := func(name string, fw qemu.Firmware, cpus, mib int, clock time.Time) *qemu.VM {
+		return qemutest.Start(t, qemu.Machine{Name: name, Memory: mib, CPUs: cpus, Firmware: fw, Boot: qemu.Network(), Serial: "SER-" + name, RTC: clock,
 			NICs: []*lan.Port{qemutest.Port(t, seg, name)}})
 	}
 	ctx := limit(t, 60*time.Minute)
-	first := blank("bios", qemu.BIOS, 2, 5120)
+	first := blank("bios", qemu.BIOS, 2, 5120, time.Date(2011, 11, 11, 11, 11, 0, 0, time.UTC))
 	all := s.until(ctx, "the BIOS machine asks to become a node", waiting(1), first)
 	code := codeOnScreen(t, ctx, first)
 	if all[0].Code != code {
 		t.Fatalf("the seed shows code %q, the machine's screen %q", all[0].Code, code)
 	}
-	second := blank("uefi", qemu.UEFI, 1, 4096)
+	second := blank("uefi", qemu.UEFI, 1, 4096, time.Date(2038, 1, 20, 0, 0, 0, 0, time.UTC))
+	slowLink(t, ctx, second)
 	all = s.until(ctx, "the UEFI machine asks to become a node", waiting(2), first, second)
 	// One confirmation: what both screens show.
 	out, err := s.run(ctx, "approve", code, codeOnScreen(t, ctx, second))
@@ -214,7 +222,10 @@ func TestSeed(t *testing.T) {
 	t.Logf("slipway approve:\n%s", out)
 	s.until(ctx, "both fetch their config", func(all []seed.Machine) bool { return count(all, seed.Taken)+count(all, seed.Ready) == 2 }, first, second)
 	s.kill()
+	cable(t, ctx, second, false)
+	time.Sleep(10 * time.Second) // longer than a TCP connection of the node waits before it asks again
 	s.start()
+	cable(t, ctx, second, true)
 	for _, vm := range []*qemu.VM{first, second} {
 		if _, err := vm.Wait(ctx, done("ready")); err != nil {
 			t.Fatal(err)
@@ -235,6 +246,25 @@ func TestSeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("slipway nodes:\n%s", table)
+}
+
+// slowLink takes the link from a machine for thirty seconds once its kernel runs,
+// as a switch does that looks for loops first (IEEE 802.1D: two times 15 s).
+func slowLink(t testing.TB, ctx context.Context, vm *qemu.VM) {
+	t.Helper()
+	if _, err := vm.Wait(ctx, func(e handoff.Event) bool { return e.Phase == "modules" }); err != nil {
+		t.Fatal(err)
+	}
+	cable(t, ctx, vm, false)
+	time.Sleep(30 * time.Second)
+	cable(t, ctx, vm, true)
+}
+
+func cable(t testing.TB, ctx context.Context, vm *qemu.VM, plugged bool) {
+	t.Helper()
+	if err := vm.SetLink(ctx, 0, plugged); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // codeOnScreen is the code that a machine shows on its console.
