@@ -58,7 +58,7 @@ func TestSeedBesideDHCP(t *testing.T) {
 	var vms []*qemu.VM
 	for i, fw := range []qemu.Firmware{qemu.BIOS, qemu.UEFI} {
 		name := fmt.Sprintf("blank-%d", i)
-		vms = append(vms, qemutest.Start(t, qemu.Machine{Name: name, Memory: 3072, CPUs: 1, Firmware: fw, Boot: qemu.Network(), NICs: []*lan.Port{qemutest.Port(t, seg, name)}}))
+		vms = append(vms, qemutest.Start(t, qemu.Machine{Name: name, Memory: 4096, CPUs: 1, Firmware: fw, Boot: qemu.Network(), NICs: []*lan.Port{qemutest.Port(t, seg, name)}}))
 	}
 	office := qemutest.Host(t, seg, "office", netip.MustParseAddr("10.77.0.54"))
 	for i := range 100 {
