@@ -37,7 +37,23 @@ func lint(ctx context.Context, _ *results) error {
 	if err := visible(ctx, "go", "vet", "./..."); err != nil {
 		return err
 	}
-	return visible(ctx, "go", "tool", "staticcheck", "./...")
+	if err := visible(ctx, "go", "tool", "staticcheck", "./..."); err != nil {
+		return err
+	}
+	return laptops(ctx)
+}
+
+// laptops compiles the operator's tool for the systems that a seed may have.
+func laptops(ctx context.Context) error {
+	for _, system := range []string{"darwin", "windows"} {
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", os.DevNull, "./cmd/slipway")
+		cmd.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("compiling slipway for %s: %w", system, err)
+		}
+	}
+	return nil
 }
 
 func unit(ctx context.Context, r *results) error {

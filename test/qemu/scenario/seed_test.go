@@ -198,7 +198,6 @@ func TestSeed(t *testing.T) {
 	seg := qemutest.LAN(t, lan.Options{Domains: []string{"cluster.local", "local"}})
 	l := newLogin(t)
 	s := newStation(t, seg, "10.77.0.1/24", l.cluster(), medium)
-	s.args = append(s.args, "--kernel-argument", "quiet", "--kernel-argument", steady)
 	s.start()
 	blank := func(name string, fw qemu.Firmware, cpus, mib int, clock time.Time) *qemu.VM {
 		return qemutest.Start(t, qemu.Machine{Name: name, Memory: mib, CPUs: cpus, Firmware: fw, Boot: qemu.Network(), Serial: "SER-" + name, RTC: clock,
@@ -213,7 +212,7 @@ func TestSeed(t *testing.T) {
 	}
 	second := blank("uefi", qemu.UEFI, 1, 4096, time.Date(2038, 1, 20, 0, 0, 0, 0, time.UTC))
 	slowLink(t, ctx, second)
-	all = s.until(ctx, "the UEFI machine asks to become a node", waiting(2), first, second)
+	s.until(ctx, "the UEFI machine asks to become a node", waiting(2), first, second)
 	// One confirmation: what both screens show.
 	out, err := s.run(ctx, "approve", code, codeOnScreen(t, ctx, second))
 	if err != nil {
