@@ -5,8 +5,8 @@ set -euo pipefail
 want=(qemu-system-x86 qemu-utils ovmf ipxe-qemu
 	gcc libc6-dev                                                    # the race detector
 	e2fsprogs xfsprogs dosfstools fdisk                               # data disks and state volumes
-	iproute2 dnsmasq-base busybox isc-dhcp-client dhcpcd-base tftp-hpa atftp curl) # networks and real clients
-[ "${1:-}" = bench ] && want+=(mmdebstrap xorriso erofs-utils)          # the peers
+	iproute2 dnsmasq-base busybox isc-dhcp-client dhcpcd-base tftp-hpa atftp curl wget) # networks and real clients
+[ "${1:-}" = bench ] && want+=(mmdebstrap xorriso erofs-utils tftpd-hpa nginx-light) # the peers
 missing=()
 for p in "${want[@]}"; do
 	dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")

@@ -77,7 +77,8 @@ type File interface {
 	io.Closer
 }
 
-type section struct{ io.ReaderAt }
+// section is a file in an image. Its Outer tells a server where in the image.
+type section struct{ *io.SectionReader }
 
 func (section) Close() error { return nil }
 

@@ -1,9 +1,10 @@
-// Command bench measures the builder against the tools people use for the same
-// step, by turns on the same machine, and prints ratios with processor time and
-// peak memory. It writes them as JSON, too.
+// Command bench measures the builder, and the seed's servers, against the tools
+// people use for the same step, by turns on the same machine, and prints ratios
+// with processor time and peak memory. It writes them as JSON, too.
 //
-// It asserts nothing and knows no absolute goal: a busy machine changes both
-// sides. What runs on virtual machines is measured by the scenarios.
+// It asserts nothing about speed, prints goals only as ratios, and knows no
+// absolute one: a busy machine changes both sides. What runs on virtual machines
+// is measured by the scenarios.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -37,9 +39,20 @@ func run(ctx context.Context) error {
 	flag.StringVar(&w.dir, "work", "", "directory for results that are thrown away")
 	report := flag.String("json", "out/bench.json", "where the figures go")
 	step := flag.String("step", "", "run one side of one measurement: for bench itself")
+	wire := flag.Bool("wire", false, "only the seed's servers, which need no bundle")
+	match := flag.String("match", "", "only those of the seed's servers that this regular expression matches")
+	medium := flag.String("medium", "", "what the step serves")
 	full := flag.Bool("full", false, "also the cold build, which compiles Kubernetes: a quarter of an hour")
 	flag.Parse()
-	if *step != "" {
+	var err error
+	if w.match, err = regexp.Compile(*match); err != nil {
+		return err
+	}
+	switch *step {
+	case "":
+	case "serve":
+		return serveMedium(ctx, *medium)
+	default:
 		return w.step(ctx, *step)
 	}
 	if w.cache == "" {
@@ -50,16 +63,22 @@ func run(ctx context.Context) error {
 		w.cache = dir + "/slipway"
 	}
 	if w.dir == "" {
-		var err error
 		if w.dir, err = os.MkdirTemp("", "slipway-bench-*"); err != nil {
 			return err
 		}
 		defer os.RemoveAll(w.dir)
 	}
-	all, err := w.measure(ctx, *full)
+	var all []*comparison
+	if !*wire {
+		if all, err = w.measure(ctx, *full); err != nil {
+			return err
+		}
+	}
+	more, err := w.measureWire(ctx)
 	if err != nil {
 		return err
 	}
+	all = append(all, more...)
 	raw, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		return err
@@ -79,7 +98,8 @@ type side struct {
 	Name string  `json:"name"`
 	Runs []usage `json:"runs"`
 	argv []string
-	prep func() error // before each run, not measured
+	do   func(context.Context) (usage, error) // instead of argv
+	prep func() error                         // before each run, not measured
 }
 
 // comparison is one step with both ways.
@@ -87,7 +107,9 @@ type comparison struct {
 	What   string  `json:"what"`
 	Ours   side    `json:"ours"`
 	Peer   side    `json:"peer"`
-	Faster float64 `json:"timesFaster"` // median of the peer's seconds over ours
+	Faster float64 `json:"timesFaster"`     // median of the peer's seconds over ours
+	Bytes  int64   `json:"bytes,omitempty"` // that each run moves
+	Goal   float64 `json:"goal,omitempty"`  // what Faster should be
 }
 
 // alternate runs both ways by turns, each as a process of its own.
@@ -99,7 +121,11 @@ func (c *comparison) alternate(ctx context.Context, n int) error {
 					return fmt.Errorf("%s: %s: %w", c.What, s.Name, err)
 				}
 			}
-			u, err := timed(ctx, s.argv)
+			do := s.do
+			if do == nil {
+				do = func(ctx context.Context) (usage, error) { return timed(ctx, s.argv) }
+			}
+			u, err := do(ctx)
 			if err != nil {
 				return fmt.Errorf("%s: %s: %w", c.What, s.Name, err)
 			}
@@ -107,10 +133,18 @@ func (c *comparison) alternate(ctx context.Context, n int) error {
 		}
 	}
 	c.Faster = median(c.Peer.Runs).Seconds / median(c.Ours.Runs).Seconds
-	fmt.Printf("%s: %.2f times as fast\n", c.What, c.Faster)
+	goal := ""
+	if c.Goal > 0 {
+		goal = fmt.Sprintf(" (goal %.1f)", c.Goal)
+	}
+	fmt.Printf("%s: %.2f times as fast%s\n", c.What, c.Faster, goal)
 	for _, s := range []side{c.Ours, c.Peer} {
 		m := median(s.Runs)
-		fmt.Printf("  %-34s %7.2f s  %7.2f s of CPU  %6.0f MB  (median of %d)\n", s.Name, m.Seconds, m.CPU, float64(m.Peak)/1e6, len(s.Runs))
+		rate := ""
+		if c.Bytes > 0 {
+			rate = fmt.Sprintf("%7.1f MB/s ", float64(c.Bytes)/1e6/m.Seconds)
+		}
+		fmt.Printf("  %-34s %s%7.2f s  %7.2f s of CPU  %6.0f MB  (median of %d)\n", s.Name, rate, m.Seconds, m.CPU, float64(m.Peak)/1e6, len(s.Runs))
 	}
 	return nil
 }

@@ -28,7 +28,10 @@ import (
 )
 
 // work is what both sides of the measurements start from.
-type work struct{ file, lock, cache, dir string }
+type work struct {
+	file, lock, cache, dir string
+	match                  *regexp.Regexp // of the seed's servers
+}
 
 func (w *work) self(step string) []string {
 	me, err := os.Executable()
