@@ -5,7 +5,8 @@ set -euo pipefail
 want=(qemu-system-x86 qemu-utils ovmf ipxe-qemu
 	gcc libc6-dev                                                    # the race detector
 	e2fsprogs xfsprogs dosfstools fdisk                               # data disks and state volumes
-	iproute2 dnsmasq-base busybox isc-dhcp-client dhcpcd-base tftp-hpa atftp curl wget) # networks and real clients
+	iproute2 dnsmasq-base busybox isc-dhcp-client dhcpcd-base tftp-hpa atftp curl wget # networks and real clients
+	chromium fonts-dejavu-core tmux)                                  # the page and the table as people see them
 [ "${1:-}" = bench ] && want+=(mmdebstrap xorriso erofs-utils tftpd-hpa nginx-light) # the peers
 missing=()
 for p in "${want[@]}"; do
