@@ -66,7 +66,7 @@ func TestCanary(t *testing.T) {
 	if _, err := s.Approve(other.code(), ""); err != nil {
 		t.Fatal(err)
 	}
-	if conf, ok := other.brief(t); !ok || !strings.Contains(conf.Files["user-data"], canary) {
+	if conf, ok := other.given(t); !ok || !strings.Contains(conf.Files["user-data"], canary) {
 		t.Fatal("the approved machine has no secret: the test looks for nothing")
 	}
 	if _, ok := c.brief(t); ok {

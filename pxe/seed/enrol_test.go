@@ -28,6 +28,13 @@ func (c *client) brief(t testing.TB) (handoff.Config, bool) {
 	return conf, status == 200
 }
 
+// given waits for a config that is due.
+func (c *client) given(t testing.TB) (handoff.Config, bool) {
+	t.Helper()
+	conf, status := c.config(t)
+	return conf, status == 200
+}
+
 // TestDuplicates: two machines that say to be one get nothing until the wrong
 // one is rejected.
 func TestDuplicates(t *testing.T) {
@@ -67,7 +74,7 @@ func TestDuplicates(t *testing.T) {
 			if _, err := s.Reject(cb, "not ours"); err != nil {
 				t.Fatal(err)
 			}
-			conf, ok := a.brief(t)
+			conf, ok := a.given(t)
 			if !ok || conf.Name != "control-plane-1" {
 				t.Errorf("the right one got %+v", conf)
 			}
@@ -88,7 +95,7 @@ func TestBlankNumbers(t *testing.T) {
 		f.Serial, f.UUID = "Default string", "03000200-0400-0500-0006-000700080009"
 		c := newClient(t, base, "", f)
 		c.enrol(t)
-		if _, ok := c.brief(t); !ok {
+		if _, ok := c.given(t); !ok {
 			t.Errorf("machine %d got no config", n)
 		}
 	}
@@ -280,7 +287,7 @@ func TestAssign(t *testing.T) {
 	if m, err := s.Approve("db", ""); err != nil || m.Role != configs.RoleControlPlane {
 		t.Errorf("%+v %v", m, err)
 	}
-	if conf, ok := first.brief(t); !ok || conf.Name != "db" {
+	if conf, ok := first.given(t); !ok || conf.Name != "db" {
 		t.Errorf("%+v", conf)
 	}
 	first.must(t, 204, "POST", handoff.PathTaken, nil, nil)
@@ -341,7 +348,7 @@ func (c *client) become(t testing.TB, s *Seed) string {
 	if _, err := s.Approve(c.enrol(t), ""); err != nil {
 		t.Fatal(err)
 	}
-	conf, ok := c.brief(t)
+	conf, ok := c.given(t)
 	if !ok {
 		t.Fatal("no config")
 	}
@@ -431,7 +438,7 @@ func TestWorkerWaitsForEndpoint(t *testing.T) {
 		t.Fatal("a config without an endpoint")
 	}
 	cp.become(t, s)
-	if conf, ok := w.brief(t); !ok || !strings.Contains(conf.Files["user-data"], "endpoint: 127.0.3.1") {
+	if conf, ok := w.given(t); !ok || !strings.Contains(conf.Files["user-data"], "endpoint: 127.0.3.1") {
 		t.Errorf("%v %+v", ok, conf)
 	}
 }
@@ -511,7 +518,7 @@ func TestRejectedByMistake(t *testing.T) {
 	if m, err := s.Approve(code, ""); err != nil || m.State != Approved {
 		t.Errorf("%+v %v", m, err)
 	}
-	if _, ok := a.brief(t); !ok {
+	if _, ok := a.given(t); !ok {
 		t.Error("no config after all")
 	}
 }
