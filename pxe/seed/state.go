@@ -56,7 +56,11 @@ type record struct {
 }
 
 // stranger says that nothing but packets is known of it.
-func (r *record) stranger() bool { return r.State == Seen && r.Node == "" && !r.Used && !r.Fixed }
+func (r *record) stranger() bool { return r.State == Seen && !r.ours() }
+
+// ours says that the operator or a rule let it in; a machine that waits only
+// says of itself who it is.
+func (r *record) ours() bool { return r.Node != "" || r.Used || r.Fixed }
 
 // openState opens the file; a second process is refused.
 func openState(dir string) (*bolt.DB, error) {
@@ -324,9 +328,11 @@ func (c *change) install() {
 		}
 		if s.machines[id] = r; r.stranger() {
 			s.strangers++
-			s.known.Delete(id)
-		} else {
+		}
+		if r.ours() {
 			s.known.Store(id, struct{}{})
+		} else {
+			s.known.Delete(id)
 		}
 	}
 	if v, ok := c.meta[metaCluster]; ok {

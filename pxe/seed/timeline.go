@@ -12,6 +12,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/pxe"
 )
@@ -293,19 +294,16 @@ func (s *Seed) Steps(after uint64) (steps []Step, changed <-chan struct{}) {
 	return steps[max(0, len(steps)-perSeed):], s.stepped
 }
 
-// Known says that a machine is more than a stranger: it enrolled here or is
-// named in cluster.yaml. It is quick enough to be asked for every packet.
+// Known says that a machine is one of this site: it was let in here or is named
+// in cluster.yaml. Its card alone counts: whoever hears a UUID on the wire could
+// be as many known machines as there are MACs. It is quick enough to be asked for
+// every packet.
 func (s *Seed) Known(m pxe.Machine) bool {
 	if _, ok := s.known.Load(m.MAC.String()); ok {
 		return true
 	}
-	f := handoff.Facts{MACs: []string{m.MAC.String()}, UUID: m.UUID, Arch: m.Arch, Memory: 1 << 62, CPUs: 1 << 30}
-	for i := range s.cluster.Spec.Nodes {
-		if n := &s.cluster.Spec.Nodes[i]; names(n, &f) && len(n.Match.Serial) == 0 && fit(n, &f) == "" {
-			return true
-		}
-	}
-	return false
+	is := func(a configs.MAC) bool { return strings.EqualFold(string(a), m.MAC.String()) }
+	return slices.ContainsFunc(s.cluster.Spec.Nodes, func(n configs.NodeRule) bool { return slices.ContainsFunc(n.Match.MAC, is) })
 }
 
 // clean keeps text that cannot steer a terminal, within a number of bytes.
