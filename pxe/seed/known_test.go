@@ -3,6 +3,7 @@ package seed
 import (
 	"testing"
 
+	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/pxe"
 )
 
@@ -38,5 +39,23 @@ func TestKnown(t *testing.T) {
 	}
 	if !s.Known(pxe.Machine{MAC: mac(facts(1).Boot)}) {
 		t.Error("a machine that was approved is a stranger")
+	}
+}
+
+// TestRuleRenamed: cluster.yaml was changed between two starts of the seed.
+func TestRuleRenamed(t *testing.T) {
+	dir := t.TempDir()
+	s := openSeed(t, dir, site(t, approve("ask")), Options{})
+	a := newClient(t, serve(t, s), "", facts(1))
+	if m, err := s.Approve(a.enrol(t), ""); err != nil || m.Name != "control-plane-1" {
+		t.Fatalf("%+v %v", m, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openSeed(t, dir, site(t, "  nodes:\n    - {role: control-plane, count: 1, name: 'cp-{n}'}\n    - {role: worker}\n"), Options{})
+	b := newClient(t, serve(t, s), "", facts(2))
+	if m, err := s.Approve(b.enrol(t), ""); err != nil || m.Role != configs.RoleWorker {
+		t.Errorf("got %s as %s beside control-plane-1, want a worker: %v", m.Name, m.Role, err)
 	}
 }
