@@ -51,7 +51,7 @@ func (s *Seed) Observe(e pxe.Event) { s.push(observation{event: e, at: s.now()})
 // Record adds a step to the timeline of a machine, or of the seed itself. For
 // StageTFTP, StageLoader, StageKernel and StageBlobs its State is that of the
 // file: started, done, or failed (aborted, stalled); its Text begins with the
-// name. Seq and Time are the seed's.
+// name, after RunningSystem when it was no loader that asked. Seq and Time are the seed's.
 func (s *Seed) Record(st Step) { s.push(observation{step: st, at: s.now()}) }
 
 func (s *Seed) push(o observation) {
@@ -123,7 +123,7 @@ func (s *Seed) packet(e pxe.Event, at time.Time) {
 		text += ": " + e.Text
 	}
 	if !e.Machine.Netboot() && !e.Machine.IPXE {
-		text = runningSystem + text
+		text = RunningSystem + text
 	}
 	s.note(Step{Machine: id, Stage: StageDHCP, Text: text}, at)
 	s.dirty[id] = true

@@ -54,7 +54,7 @@ func TestJudge(t *testing.T) {
 		{"loader, no kernel", Machine{State: Seen}, loaded, 2 * time.Minute, "SW-SEED-NO-KERNEL", "Secure Boot"},
 		{"kernel starting", Machine{State: Seen}, kernel, time.Minute, "", ""},
 		{"kernel, nothing since", Machine{State: Seen}, kernel, 5 * time.Minute, "SW-SEED-NO-START", "memory"},
-		{"kernel runs, never spoke", Machine{State: Seen}, append(append([]string{}, kernel...), "dhcp "+runningSystem+"ACK: 10.0.0.5"), 5 * time.Minute, "SW-SEED-NO-HELLO", "pin"},
+		{"kernel runs, never spoke", Machine{State: Seen}, append(append([]string{}, kernel...), "dhcp "+RunningSystem+"ACK: 10.0.0.5"), 5 * time.Minute, "SW-SEED-NO-HELLO", "pin"},
 		{"a new power-on", Machine{State: Seen}, append(append([]string{}, kernel...), full[:2]...), 10 * time.Second, "", ""},
 		{"a new power-on that fails", Machine{State: Seen}, append(append([]string{}, kernel...), full[:2]...), time.Minute, "SW-SEED-NO-REQUEST", ""},
 		{"waits", Machine{State: Waiting, Code: "ABC-DEF"}, []string{"enrol/started x"}, 0, "SW-SEED-APPROVE", "slipway approve ABC-DEF"},

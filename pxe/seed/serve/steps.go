@@ -56,6 +56,9 @@ func (s *Server) onHTTP(e web.Event) {
 	if kind == boot.Kernel || kind == boot.Initramfs || kind == boot.Manifest {
 		st.Stage = seed.StageKernel
 	}
+	if kind == boot.Manifest { // by PID 1 alone
+		st.Text = seed.RunningSystem + st.Text
+	}
 	if e.Status >= 400 {
 		if strings.Contains(e.Name, "revocations") { // shim asks for what only some distributions have
 			return
