@@ -21,6 +21,7 @@ const (
 	patientStart  = 3 * time.Minute
 	patientBlobs  = 90 * time.Second
 	patientFetch  = 2 * time.Minute
+	patientReady  = 2 * time.Minute // a Node is not Ready until its network plugin runs
 	patientNode   = 10 * time.Minute
 	tooOften      = 3 // failed transfers of one loader
 )
@@ -73,7 +74,8 @@ func waitingVerdict(m Machine) *Verdict {
 }
 
 func takenVerdict(m Machine, steps []Step, idle time.Duration) *Verdict {
-	if strings.HasPrefix(m.Reason, "its Node is not Ready") {
+	// Every new Node is not Ready for some moments; one that was is worth a look at once.
+	if strings.HasPrefix(m.Reason, "its Node is not Ready") && (m.Step.Stage == StageReady || idle > patientReady) {
 		return &Verdict{"SW-SEED-NOT-READY", m.Reason, "kubectl describe node " + m.Name}
 	}
 	last := m.Step
