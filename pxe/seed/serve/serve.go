@@ -219,7 +219,7 @@ func (s *Server) openHTTP(ctx context.Context) (service, error) {
 		return service{}, busy("HTTP", err)
 	}
 	s.web = &web.Handler{Files: s.o.Boot.HTTP(), Events: s.onHTTP, Log: s.o.Log}
-	var lim web.Limits
+	lim := web.Limits{Connections: 4096} // 400 nodes that read with all they have (firstboot/blobs)
 	return httpService(web.Server(s.web, lim, s.o.Log), web.Listen(ln, lim)), nil
 }
 
