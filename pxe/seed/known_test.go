@@ -1,9 +1,13 @@
 package seed
 
 import (
+	"bytes"
+	"net/netip"
+	"strconv"
 	"testing"
 
 	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/pxe"
 )
 
@@ -58,4 +62,61 @@ func TestRuleRenamed(t *testing.T) {
 	if m, err := s.Approve(b.enrol(t), ""); err != nil || m.Role != configs.RoleWorker {
 		t.Errorf("got %s as %s beside control-plane-1, want a worker: %v", m.Name, m.Role, err)
 	}
+}
+
+// TestStrangersTalk: who waits for approval cannot fill the seed's timeline.
+func TestStrangersTalk(t *testing.T) {
+	s := openSeed(t, t.TempDir(), site(t, approve("ask")), Options{})
+	a := newClient(t, serve(t, s), "", facts(1))
+	code := a.enrol(t)
+	say := func(from, n int) {
+		var all bytes.Buffer
+		for i := range n {
+			all.Write(handoff.Event{Seq: from + i, Phase: "system", Step: "x", State: handoff.Running, Text: strconv.Itoa(from + i)}.Line())
+		}
+		a.must(t, 204, "POST", handoff.PathEvents, all.Bytes(), nil)
+	}
+	_, before := steps(s)
+	for i := range 4 {
+		say(1+1000*i, 1000)
+	}
+	if _, n := steps(s); n-before > 700 {
+		t.Errorf("%d steps of a machine that nobody let in", n-before)
+	}
+	if _, err := s.Approve(code, ""); err != nil {
+		t.Fatal(err)
+	}
+	_, before = steps(s)
+	say(5001, 1000)
+	if _, n := steps(s); n-before < 1000 {
+		t.Errorf("%d of 1000 events of a node were kept", n-before)
+	}
+}
+
+func steps(s *Seed) ([]Step, int) {
+	all, _ := s.Steps(0)
+	return all, len(all)
+}
+
+// TestTakenFromElsewhere: workers are sent to where the control plane is now.
+func TestTakenFromElsewhere(t *testing.T) {
+	s := openSeed(t, t.TempDir(), site(t, approve("ask")), Options{})
+	a := newClient(t, serve(t, s), "", facts(1))
+	if _, err := s.Approve(a.enrol(t), ""); err != nil {
+		t.Fatal(err)
+	}
+	moved := netip.MustParseAddr("192.0.2.77")
+	if err := s.do(func(c *change) error { return c.take(handoff.KeyID(a.public), moved) }); err != nil {
+		t.Fatal(err)
+	}
+	m, err := s.Machine(facts(1).Boot)
+	if err != nil || m.Address != moved {
+		t.Errorf("got %s %v, want %s", m.Address, err, moved)
+	}
+	_ = s.do(func(c *change) error {
+		if got := c.endpoint(); got != moved.String() {
+			t.Errorf("endpoint %s, want %s", got, moved)
+		}
+		return nil
+	})
 }

@@ -101,7 +101,7 @@ func (s *Seed) load() error {
 			each(tx, bucketMachines, func(k []byte, r *record) { s.machines[string(k)] = r }),
 			each(tx, bucketEnrolments, func(k []byte, e *enrolment) {
 				s.enrolments[string(k)] = e
-				s.presence[string(k)] = &presence{last: s.mono()}
+				s.presence[string(k)] = s.newPresence()
 			}),
 			each(tx, bucketSteps, func(_ []byte, st *Step) { s.steps = append(s.steps, *st) }),
 		)
@@ -319,7 +319,7 @@ func (c *change) install() {
 		s.enrolments[key] = e
 		s.index(e)
 		if s.presence[key] == nil {
-			s.presence[key] = &presence{last: s.mono()}
+			s.presence[key] = s.newPresence()
 		}
 	}
 	for id, r := range c.machines {

@@ -21,7 +21,7 @@ import (
 const (
 	perMachine   = 500
 	perSeed      = 20_000
-	perStrangers = 5_000  // of perSeed
+	perStrangers = 5_000  // of perSeed, of machines that nobody let in
 	slack        = 1_000  // steps between two trims
 	maxStrangers = 4096   // machines that did nothing but ask
 	maxQueue     = 16_384 // packets that wait for the disk
@@ -185,7 +185,7 @@ func (s *Seed) trim() {
 	for _, st := range slices.Backward(s.steps) {
 		r := s.machines[st.Machine]
 		gone := st.Machine != "" && r == nil || count[st.Machine] >= perMachine || len(keep) >= perSeed
-		if !gone && r != nil && r.stranger() {
+		if !gone && r != nil && !r.ours() {
 			strange++
 			gone = strange > perStrangers
 		}
