@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -245,5 +246,24 @@ func TestVendorDataComesSecond(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
+	}
+}
+
+// TestAnswers: a name that a dead program left is no answer.
+func TestAnswers(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	if err := answers(t.Context(), "unix", name); err != nil {
+		t.Error(err)
+	}
+	l.Close()
+	ctx, stop := context.WithTimeout(t.Context(), 250*time.Millisecond)
+	defer stop()
+	if err := answers(ctx, "unix", name); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a socket that nobody listens on: got %v", err)
 	}
 }

@@ -145,13 +145,13 @@ func (n *Node) sshd() error {
 	}
 	n.step("sshd", "host keys "+strings.Join(keys, " "), map[string]any{handoff.DataHostKeys: keys})
 	return n.Services.Add(n.life, supervise.Service{Name: "sshd", Argv: []string{sshdProgram, "-D", "-e"},
-		Ready: func(ctx context.Context) error { return answers(ctx, "127.0.0.1:22") }})
+		Ready: func(ctx context.Context) error { return answers(ctx, "tcp", "127.0.0.1:22") }})
 }
 
 // answers waits until an address accepts connections.
-func answers(ctx context.Context, address string) error {
+func answers(ctx context.Context, network, address string) error {
 	for {
-		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, address)
 		if err == nil {
 			return c.Close()
 		}

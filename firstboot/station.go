@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/render"
@@ -83,16 +82,6 @@ func (n *Node) station(context.Context) error {
 		"--state", stationDir, "--pub", trustedKey, "--interface", n.Address[0].Interface, "--page", "",
 		"--self", n.seedName, "--kubeconfig", adminConf},
 		Env: []string{"HOME=/root"},
-		Ready: func(ctx context.Context) error {
-			for {
-				if _, err := os.Stat(stationDir + "/seed.sock"); err == nil {
-					return nil
-				}
-				select {
-				case <-ctx.Done():
-					return ctx.Err()
-				case <-time.After(100 * time.Millisecond):
-				}
-			}
-		}})
+		// The socket is the last that opens, and its name outlives a seed that was killed.
+		Ready: func(ctx context.Context) error { return answers(ctx, "unix", stationDir+"/seed.sock") }})
 }

@@ -20,12 +20,17 @@ import (
 // leave by it whatever the default route is.
 func Listen(ctx context.Context, iface string) (Conns, error) {
 	var c Conns
-	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+	lc := net.ListenConfig{Control: func(_, address string, raw syscall.RawConn) error {
+		// Port 68 is shared with this machine's own DHCP client, the others with
+		// nobody: two servers on one socket address would both answer.
+		shared := 0
+		if strings.HasSuffix(address, fmt.Sprintf(":%d", clientPort)) {
+			shared = 1
+		}
 		var err error
 		cerr := raw.Control(func(fd uintptr) {
-			// Port 68 is shared with this machine's own DHCP client.
 			err = errors.Join(
-				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, shared),
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
 				unix.BindToDevice(int(fd), iface))
 		})

@@ -44,6 +44,7 @@ type Server struct {
 	Event   func(Event)
 	Foreign func(Foreign) // a foreign server appeared; called once a server, after leasing stopped
 	Who     Neighbour     // may be nil
+	Seek    bool          // look for foreign servers though nothing is leased, until there is one
 
 	yielded atomic.Bool
 	probe   chan struct{}
@@ -120,14 +121,14 @@ func (s *Server) handle67(p *dhcpv4.DHCPv4) Answer {
 	if string(p.ClientHWAddr) == string(s.Self[:]) {
 		return Answer{}
 	}
-	if s.Full == nil || s.yielded.Load() {
-		return s.Proxy.Handle67(p)
-	}
-	if id := option4(p, dhcpv4.OptionServerIdentifier); p.MessageType() == dhcpv4.MessageTypeRequest && id.IsValid() && id != s.Full.net.Server {
+	if id := option4(p, dhcpv4.OptionServerIdentifier); p.MessageType() == dhcpv4.MessageTypeRequest && id.IsValid() && id != s.Proxy.server {
 		select { // somebody took another server's offer: look for it now
 		case s.probe <- struct{}{}:
 		default:
 		}
+	}
+	if s.Full == nil || s.yielded.Load() {
+		return s.Proxy.Handle67(p)
 	}
 	a := s.Full.Handle(p)
 	if s.yielded.Load() { // a conflict probe was under way meanwhile
@@ -136,7 +137,7 @@ func (s *Server) handle67(p *dhcpv4.DHCPv4) Answer {
 	return a
 }
 
-// ask sends a DISCOVER now and then while we lease; a foreign server's answer
+// ask sends a DISCOVER now and then while we lease, or nobody does; a foreign server's answer
 // arrives on port 68.
 func (s *Server) ask(ctx context.Context, conn net.PacketConn) error {
 	tick := time.NewTicker(probeEvery)
@@ -149,7 +150,7 @@ func (s *Server) ask(ctx context.Context, conn net.PacketConn) error {
 		case <-tick.C:
 		case <-s.probe:
 		}
-		if s.Full == nil || s.yielded.Load() || time.Since(last) < probeLeast {
+		if s.Full == nil && !s.Seek || s.yielded.Load() || time.Since(last) < probeLeast {
 			continue
 		}
 		last = time.Now()

@@ -84,7 +84,7 @@ type running struct {
 	done            chan error
 }
 
-func run(t *testing.T, full bool, decide Decide) *running {
+func run(t *testing.T, full bool, decide Decide, set ...func(*Server)) *running {
 	t.Helper()
 	r := &running{t: t, c67: newWire(), c4011: newWire(), c68: newWire(), events: make(chan Event, 64), foreign: make(chan Foreign, 64), done: make(chan error, 1)}
 	r.Server = &Server{Proxy: NewProxy(serverAddr, decide), Self: MAC{2, 0, 0, 0, 0, 1}, Event: func(e Event) { r.events <- e }, Foreign: func(f Foreign) { r.foreign <- f }}
@@ -93,6 +93,9 @@ func run(t *testing.T, full bool, decide Decide) *running {
 		if r.Full, err = NewDHCP(network(), NewMemory(), decide); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for _, f := range set {
+		f(r.Server)
 	}
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(context.Background())
@@ -255,16 +258,25 @@ func TestYieldedMeansProxy(t *testing.T) {
 	}
 }
 
-// TestHintProbes: a client that names another server makes us look for it.
+// TestHintProbes: a client that names another server makes us look for it, when
+// we lease, or when we would like to know who does.
 func TestHintProbes(t *testing.T) {
-	r := run(t, true, always)
-	r.send(r.c67, packet(mac1, dhcpv4.MessageTypeRequest, map[uint8]string{54: raw(otherAddr), 50: raw(at(50))}).ToBytes(), "0.0.0.0:68")
-	p, to := r.sent(r.c68)
-	if p.MessageType() != dhcpv4.MessageTypeDiscover || to.String() != "255.255.255.255:67" || MAC(p.ClientHWAddr) != r.Self || !p.IsBroadcast() {
-		t.Errorf("got %v to %s", p, to)
-	}
-	if r.Yielded() {
-		t.Error("a client's word was enough")
+	for _, full := range []bool{true, false} {
+		r := run(t, full, always, func(s *Server) { s.Seek = !full })
+		r.send(r.c67, packet(mac1, dhcpv4.MessageTypeRequest, map[uint8]string{54: raw(otherAddr), 50: raw(at(50))}).ToBytes(), "0.0.0.0:68")
+		p, to := r.sent(r.c68)
+		if p.MessageType() != dhcpv4.MessageTypeDiscover || to.String() != "255.255.255.255:67" || MAC(p.ClientHWAddr) != r.Self || !p.IsBroadcast() {
+			t.Errorf("got %v to %s", p, to)
+		}
+		if r.Yielded() {
+			t.Error("a client's word was enough")
+		}
+		r.send(r.c68, offerOf(otherAddr, at(50), dhcpv4.MessageTypeOffer), "10.77.0.254:67")
+		if f := <-r.foreign; f.ID != otherAddr {
+			t.Errorf("got %s", f)
+		}
+		r.stop()
+		<-r.done
 	}
 }
 

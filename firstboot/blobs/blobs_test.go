@@ -3,12 +3,15 @@ package blobs
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	"context"
 	"errors"
@@ -212,5 +215,43 @@ func TestBringRefusesWhatASeedMakesUp(t *testing.T) {
 	defer cancel()
 	if err := s.Bring(ctx, b, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a server without ranges: %v", err)
+	}
+}
+
+// TestSeedIsSpared: a machine of many processors stays within what a seed lets
+// one address open.
+func TestSeedIsSpared(t *testing.T) {
+	var mu sync.Mutex
+	open, most := 0, 0
+	h := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(20 * time.Millisecond)
+		w.Write([]byte("x"))
+	}))
+	h.Config.ConnState = func(_ net.Conn, st http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch st {
+		case http.StateNew:
+			open++
+		case http.StateClosed:
+			open--
+		}
+		most = max(most, open)
+	}
+	h.Start()
+	defer h.Close()
+	s := NewSeed(h.URL, func(error) {})
+	var g errgroup.Group
+	for range 64 {
+		g.Go(func() error {
+			_, err := s.Get(t.Context(), "x", 10)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if most > 16 {
+		t.Errorf("%d connections at one time", most)
 	}
 }

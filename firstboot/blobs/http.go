@@ -27,8 +27,12 @@ type Seed struct {
 // used: there is none between a node and its seed.
 func NewSeed(base string, waiting func(cause error)) *Seed {
 	return &Seed{Base: base, waiting: waiting,
-		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4, ResponseHeaderTimeout: 30 * time.Second, DisableCompression: true}}}
+		client: &http.Client{Transport: &http.Transport{MaxConnsPerHost: maxConns, MaxIdleConnsPerHost: maxConns, ResponseHeaderTimeout: 30 * time.Second, DisableCompression: true}}}
 }
+
+// maxConns is at one time, however many processors read: a seed closes what one
+// address opens beyond 32, and has hundreds of nodes.
+const maxConns = 8
 
 // stall is how long one chunk may take: at 100 kB/s a frame of 4 MiB needs 40 s.
 const stall = 2 * time.Minute

@@ -192,7 +192,7 @@ func (c *Client) away(err error) {
 	was, since := c.gone, c.since
 	text := ""
 	if err != nil {
-		text = err.Error()
+		text = reason(err)
 		if was == "" {
 			c.since = time.Now()
 		}
@@ -205,6 +205,15 @@ func (c *Client) away(err error) {
 	case text == "" && was != "":
 		c.tell(handoff.Event{Step: "seed", State: handoff.Done, Text: fmt.Sprintf("the seed answers again after %.0f s", time.Since(since).Seconds())})
 	}
+}
+
+// reason is an error without the addresses of the connection, whose own port is
+// another one each time: hours of waiting are one line.
+func reason(err error) string {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Err != nil {
+		return op.Err.Error()
+	}
+	return err.Error()
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

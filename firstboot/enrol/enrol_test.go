@@ -391,3 +391,17 @@ func TestNew(t *testing.T) {
 		}
 	}
 }
+
+// TestWaitingIsOneLine: each try has a port of its own, and a machine may wait
+// for days.
+func TestWaitingIsOneLine(t *testing.T) {
+	c, h := client(t, "https://127.0.0.1:1", "")
+	for port := range 50 {
+		c.away(&net.OpError{Op: "read", Net: "tcp", Source: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000 + port},
+			Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, Err: errors.New("connection reset by peer")})
+	}
+	c.away(nil)
+	if len(h.l) != 2 || !strings.Contains(h.l[0].Text, "waiting for the seed at https://127.0.0.1:1: connection reset by peer") {
+		t.Errorf("%d events: %+v", len(h.l), h.l)
+	}
+}

@@ -241,7 +241,7 @@ func (c *change) assignRole(r *record, role configs.Role) error {
 			if n.Role != role {
 				continue
 			}
-			if holders := c.holders(n.Name, r.ID); len(holders) >= n.Count {
+			if holders := c.holders(&n, r.ID); len(holders) >= n.Count {
 				return refusal(codeRule, "", "the control plane is %s already", strings.Join(holders, ", "))
 			}
 			r.Rule = n.Name

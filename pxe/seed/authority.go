@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -39,6 +40,9 @@ var (
 	notAfter  = time.Date(2090, 1, 1, 0, 0, 0, 0, time.UTC)
 )
 
+// authorityOf is before the cluster's name in the CA's.
+const authorityOf = "slipway seed of "
+
 // loadAuthority reads the CA, or makes it in a new state file.
 func loadAuthority(db *bolt.DB, cluster string) (*authority, error) {
 	var a *authority
@@ -46,8 +50,14 @@ func loadAuthority(db *bolt.DB, cluster string) (*authority, error) {
 		raw := tx.Bucket(bucketMeta).Get([]byte(metaAuthority))
 		if raw != nil {
 			var err error
-			a, err = parseAuthority(raw)
-			return err
+			if a, err = parseAuthority(raw); err != nil {
+				return err
+			}
+			// Its machines are another cluster's, and so is the API server that nodes would join.
+			if of := a.cert.Subject.CommonName; of != authorityOf+cluster {
+				return fmt.Errorf("made for cluster %q, and cluster.yaml is of %q: give this one a directory of its own (--state DIR)", strings.TrimPrefix(of, authorityOf), cluster)
+			}
+			return nil
 		}
 		var err error
 		if a, err = newAuthority(cluster); err != nil {
@@ -90,7 +100,7 @@ func newAuthority(cluster string) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := template("slipway seed of " + cluster)
+	t, err := template(authorityOf + cluster)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/configs/render"
@@ -67,6 +69,13 @@ type presence struct {
 	last  time.Duration // monotonic
 	asks  int           // requests that are being answered now
 	event int           // number of its last event
+	talk  *rate.Limiter // of events while nobody has let it in
+}
+
+// newPresence takes what a node says while it boots, 600 events at most
+// (firstboot/enrol), and then what one that waits has to say.
+func (s *Seed) newPresence() *presence {
+	return &presence{last: s.mono(), talk: rate.NewLimiter(rate.Every(2*time.Second), 600)}
 }
 
 func (s *Seed) live(key string) bool {
@@ -425,8 +434,9 @@ func (c *change) grant(r *record, e *enrolment, how string) error {
 	return nil
 }
 
-// take uses an enrolment up.
-func (c *change) take(key string) error {
+// take uses an enrolment up. The node is where it asks from now: it may have
+// waited longer than its lease.
+func (c *change) take(key string, from netip.Addr) error {
 	e := c.enrolment(key)
 	switch {
 	case e == nil || e.Phase == introduced:
@@ -439,7 +449,7 @@ func (c *change) take(key string) error {
 		return c.s.turnedDown(e)
 	}
 	r := c.machine(e.Machine)
-	e.Phase, e.Commit, e.Nonce = used, "", nil
+	e.Phase, e.Commit, e.Nonce, e.Source, r.Address = used, "", nil, from, from
 	r.State, r.Used, r.Code, r.Reason, r.Back = Taken, true, "", "", ""
 	r.Done, r.Total = 0, 0
 	if e.Role == configs.RoleControlPlane && c.s.reached != nil {

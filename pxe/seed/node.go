@@ -280,7 +280,7 @@ func (s *Seed) serveConfig(ctx context.Context, p peer, _ io.Reader) (reply, err
 }
 
 func (s *Seed) serveTaken(_ context.Context, p peer, _ io.Reader) (reply, error) {
-	return reply{status: http.StatusNoContent}, s.do(func(c *change) error { return c.take(p.key) })
+	return reply{status: http.StatusNoContent}, s.do(func(c *change) error { return c.take(p.key, p.from) })
 }
 
 // serveEvents takes what it can read; a line that cannot be read is no reason
@@ -309,8 +309,12 @@ func (s *Seed) serveEvents(_ context.Context, p peer, body io.Reader) (reply, er
 		return reply{}, s.turnedDown(e)
 	}
 	now := s.now()
+	here := s.presence[p.key]
 	for _, ev := range all {
-		s.told(r, s.presence[p.key], ev, now)
+		if e.Phase == revealed && !here.talk.Allow() {
+			continue // a stranger that fills everybody's timeline
+		}
+		s.told(r, here, ev, now)
 		r.hostKeys(p.key, ev)
 	}
 	s.dirty[r.ID] = true

@@ -79,7 +79,7 @@ func (c *change) room(r *record, f *handoff.Facts) (slot, error) {
 		} else {
 			bad = fit(n, f)
 		}
-		holders := c.holders(n.Name, r.ID)
+		holders := c.holders(n, r.ID)
 		if bad == "" && n.Count > 0 && len(holders) >= n.Count {
 			bad = "taken by " + strings.Join(holders, ", ")
 		}
@@ -105,10 +105,14 @@ func (c *change) room(r *record, f *handoff.Facts) (slot, error) {
 		"no rule of cluster.yaml has room for it (%s)", strings.Join(why, "; "))
 }
 
-// holders are the names of other machines that hold a slot of a rule.
-func (c *change) holders(rule, but string) (out []string) {
+// holders are the names of other machines that hold a slot of a rule. A control
+// plane of a rule that is gone from cluster.yaml, or has another name now, holds
+// one too: a second one would make a second cluster.
+func (c *change) holders(rule *configs.NodeRule, but string) (out []string) {
 	c.all(func(r *record) {
-		if r.Rule == rule && r.Rule != "" && r.ID != but {
+		orphan := r.Role == configs.RoleControlPlane && r.Name != "" && rule.Role == r.Role &&
+			!slices.ContainsFunc(c.s.cluster.Spec.Nodes, func(n configs.NodeRule) bool { return n.Name == r.Rule })
+		if r.ID != but && (r.Rule == rule.Name && r.Rule != "" || orphan) {
 			out = append(out, r.Name)
 		}
 	})

@@ -66,7 +66,7 @@ type Seed struct {
 	hellos  *rate.Limiter // how often machines may introduce themselves
 	joining sync.Mutex    // one request to the API server at a time
 
-	known sync.Map // ID of every machine that is more than a stranger, for Known
+	known sync.Map // ID of every machine that was let in, for Known
 
 	write sync.Mutex // held over every write to disk; taken before mu
 	mu    sync.Mutex // of all below
@@ -127,7 +127,8 @@ func Open(dir string, c *configs.Cluster, o Options) (*Seed, error) {
 	for id, r := range s.machines {
 		if r.stranger() {
 			s.strangers++
-		} else {
+		}
+		if r.ours() {
 			s.known.Store(id, struct{}{})
 		}
 	}

@@ -56,7 +56,11 @@ type record struct {
 }
 
 // stranger says that nothing but packets is known of it.
-func (r *record) stranger() bool { return r.State == Seen && r.Node == "" && !r.Used && !r.Fixed }
+func (r *record) stranger() bool { return r.State == Seen && !r.ours() }
+
+// ours says that the operator or a rule let it in; a machine that waits only
+// says of itself who it is.
+func (r *record) ours() bool { return r.Node != "" || r.Used || r.Fixed }
 
 // openState opens the file; a second process is refused.
 func openState(dir string) (*bolt.DB, error) {
@@ -97,7 +101,7 @@ func (s *Seed) load() error {
 			each(tx, bucketMachines, func(k []byte, r *record) { s.machines[string(k)] = r }),
 			each(tx, bucketEnrolments, func(k []byte, e *enrolment) {
 				s.enrolments[string(k)] = e
-				s.presence[string(k)] = &presence{last: s.mono()}
+				s.presence[string(k)] = s.newPresence()
 			}),
 			each(tx, bucketSteps, func(_ []byte, st *Step) { s.steps = append(s.steps, *st) }),
 		)
@@ -315,7 +319,7 @@ func (c *change) install() {
 		s.enrolments[key] = e
 		s.index(e)
 		if s.presence[key] == nil {
-			s.presence[key] = &presence{last: s.mono()}
+			s.presence[key] = s.newPresence()
 		}
 	}
 	for id, r := range c.machines {
@@ -324,9 +328,11 @@ func (c *change) install() {
 		}
 		if s.machines[id] = r; r.stranger() {
 			s.strangers++
-			s.known.Delete(id)
-		} else {
+		}
+		if r.ours() {
 			s.known.Store(id, struct{}{})
+		} else {
+			s.known.Delete(id)
 		}
 	}
 	if v, ok := c.meta[metaCluster]; ok {

@@ -248,3 +248,25 @@ func TestAuthority(t *testing.T) {
 		t.Error("another CA after a restart")
 	}
 }
+
+// TestStateOfAnotherCluster: its nodes would join the wrong one.
+func TestStateOfAnotherCluster(t *testing.T) {
+	dir := t.TempDir()
+	s := openSeed(t, dir, site(t, twoRules), Options{})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	other := site(t, twoRules)
+	other.Metadata.Name = "plant"
+	o, err := Open(dir, other, Options{})
+	if err == nil {
+		o.Close()
+		t.Fatal("opened")
+	}
+	for _, want := range []string{dir, `made for cluster "site"`, `is of "plant"`, "--state"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: want %q in it", err, want)
+		}
+	}
+	openSeed(t, dir, site(t, twoRules), Options{}) // and is not harmed by it
+}

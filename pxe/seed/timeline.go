@@ -12,6 +12,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/pxe"
 )
@@ -20,7 +21,7 @@ import (
 const (
 	perMachine   = 500
 	perSeed      = 20_000
-	perStrangers = 5_000  // of perSeed
+	perStrangers = 5_000  // of perSeed, of machines that nobody let in
 	slack        = 1_000  // steps between two trims
 	maxStrangers = 4096   // machines that did nothing but ask
 	maxQueue     = 16_384 // packets that wait for the disk
@@ -50,7 +51,7 @@ func (s *Seed) Observe(e pxe.Event) { s.push(observation{event: e, at: s.now()})
 // Record adds a step to the timeline of a machine, or of the seed itself. For
 // StageTFTP, StageLoader, StageKernel and StageBlobs its State is that of the
 // file: started, done, or failed (aborted, stalled); its Text begins with the
-// name. Seq and Time are the seed's.
+// name, after RunningSystem when it was no loader that asked. Seq and Time are the seed's.
 func (s *Seed) Record(st Step) { s.push(observation{step: st, at: s.now()}) }
 
 func (s *Seed) push(o observation) {
@@ -122,7 +123,7 @@ func (s *Seed) packet(e pxe.Event, at time.Time) {
 		text += ": " + e.Text
 	}
 	if !e.Machine.Netboot() && !e.Machine.IPXE {
-		text = runningSystem + text
+		text = RunningSystem + text
 	}
 	s.note(Step{Machine: id, Stage: StageDHCP, Text: text}, at)
 	s.dirty[id] = true
@@ -184,7 +185,7 @@ func (s *Seed) trim() {
 	for _, st := range slices.Backward(s.steps) {
 		r := s.machines[st.Machine]
 		gone := st.Machine != "" && r == nil || count[st.Machine] >= perMachine || len(keep) >= perSeed
-		if !gone && r != nil && r.stranger() {
+		if !gone && r != nil && !r.ours() {
 			strange++
 			gone = strange > perStrangers
 		}
@@ -293,19 +294,16 @@ func (s *Seed) Steps(after uint64) (steps []Step, changed <-chan struct{}) {
 	return steps[max(0, len(steps)-perSeed):], s.stepped
 }
 
-// Known says that a machine is more than a stranger: it enrolled here or is
-// named in cluster.yaml. It is quick enough to be asked for every packet.
+// Known says that a machine is one of this site: it was let in here or is named
+// in cluster.yaml. Its card alone counts: whoever hears a UUID on the wire could
+// be as many known machines as there are MACs. It is quick enough to be asked for
+// every packet.
 func (s *Seed) Known(m pxe.Machine) bool {
 	if _, ok := s.known.Load(m.MAC.String()); ok {
 		return true
 	}
-	f := handoff.Facts{MACs: []string{m.MAC.String()}, UUID: m.UUID, Arch: m.Arch, Memory: 1 << 62, CPUs: 1 << 30}
-	for i := range s.cluster.Spec.Nodes {
-		if n := &s.cluster.Spec.Nodes[i]; names(n, &f) && len(n.Match.Serial) == 0 && fit(n, &f) == "" {
-			return true
-		}
-	}
-	return false
+	is := func(a configs.MAC) bool { return strings.EqualFold(string(a), m.MAC.String()) }
+	return slices.ContainsFunc(s.cluster.Spec.Nodes, func(n configs.NodeRule) bool { return slices.ContainsFunc(n.Match.MAC, is) })
 }
 
 // clean keeps text that cannot steer a terminal, within a number of bytes.

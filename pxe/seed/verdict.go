@@ -21,6 +21,7 @@ const (
 	patientStart  = 3 * time.Minute
 	patientBlobs  = 90 * time.Second
 	patientFetch  = 2 * time.Minute
+	patientReady  = 2 * time.Minute // a Node is not Ready until its network plugin runs
 	patientNode   = 10 * time.Minute
 	tooOften      = 3 // failed transfers of one loader
 )
@@ -73,7 +74,8 @@ func waitingVerdict(m Machine) *Verdict {
 }
 
 func takenVerdict(m Machine, steps []Step, idle time.Duration) *Verdict {
-	if strings.HasPrefix(m.Reason, "its Node is not Ready") {
+	// Every new Node is not Ready for some moments; one that was is worth a look at once.
+	if strings.HasPrefix(m.Reason, "its Node is not Ready") && (m.Step.Stage == StageReady || idle > patientReady) {
 		return &Verdict{"SW-SEED-NOT-READY", m.Reason, "kubectl describe node " + m.Name}
 	}
 	last := m.Step
@@ -116,16 +118,16 @@ func attempt(steps []Step) []Step {
 
 // kind is the DHCP server's step; empty for what a running system asked.
 func kind(st Step) pxe.Step {
-	if st.Stage != StageDHCP || strings.HasPrefix(st.Text, runningSystem) {
+	if st.Stage != StageDHCP || strings.HasPrefix(st.Text, RunningSystem) {
 		return ""
 	}
 	word, _, _ := strings.Cut(st.Text, ":")
 	return pxe.Step(word)
 }
 
-// runningSystem is before the DHCP packets of a kernel, which firmware and
-// loaders share a MAC with.
-const runningSystem = "running system: "
+// RunningSystem begins the text of what a started kernel asked: firmware and
+// loaders have the same MAC and address.
+const RunningSystem = "running system: "
 
 // seen is how far a boot got.
 type seen struct {
@@ -163,6 +165,7 @@ func summary(steps []Step) seen {
 			s.loader = true
 		case StageKernel:
 			s.kernel = s.kernel || st.State != string(handoff.Failed)
+			s.system = s.system || strings.HasPrefix(st.Text, RunningSystem)
 		case StageEnrol, StageSystem, StageBlobs, StageKubernetes:
 			s.node = true
 		}
@@ -185,7 +188,7 @@ func bootVerdict(m Machine, steps []Step, now time.Time) *Verdict {
 	begun := now.Sub(steps[0].Time)
 	switch {
 	case s.system && idle > patientStart:
-		return &Verdict{"SW-SEED-NO-HELLO", "its kernel runs and asked for an address, but it never spoke to the seed",
+		return &Verdict{"SW-SEED-NO-HELLO", "its kernel runs, but it never spoke to the seed",
 			"look at its screen; check that no firewall on the seed closes its TLS port, and that the kernel argument slipway.pin= is this seed's"}
 	case s.kernel && !s.system && idle > patientStart:
 		return &Verdict{"SW-SEED-NO-START", fmt.Sprintf("it fetched kernel and initramfs %s ago and was not heard of since", short(idle)),

@@ -138,7 +138,7 @@ func Marks(m seed.Machine) (marks []Mark, at int) {
 // is Ready, one that waits, and a running system that renews its lease.
 func place(m seed.Machine) seed.Stage {
 	at := m.Step.Stage
-	if !slices.Contains(Stages(), at) || at == seed.StageDHCP && strings.HasPrefix(m.Step.Text, "running system: ") {
+	if !slices.Contains(Stages(), at) || at == seed.StageDHCP && strings.HasPrefix(m.Step.Text, seed.RunningSystem) {
 		at = ""
 	}
 	switch m.State {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"slipway.dev/slipway/configs"
@@ -63,12 +64,9 @@ func network(w Wire, spec configs.SeedDHCP) (pxe.Network, error) {
 	if !n.Router.IsValid() {
 		n.Router = self // kubeadm and kubelet want a default route; it leads nowhere
 	}
-	first, last := upperHalf(n.Subnet)
-	if !n.First.IsValid() {
-		n.First = first
-	}
-	if !n.Last.IsValid() {
-		n.Last = last
+	if !n.First.IsValid() || !n.Last.IsValid() {
+		first, last := upperHalf(n.Subnet)
+		n.First, n.Last = widest(first, last, append([]netip.Addr{self, n.Router}, n.DNS...))
 	}
 	if n.First.Compare(self) <= 0 && self.Compare(n.Last) <= 0 {
 		return pxe.Network{}, hinted("set spec.seed.dhcp.first and last to a range without it", "the seed's address %s is inside the range %s to %s that it gives out", self, n.First, n.Last)
@@ -88,4 +86,24 @@ func upperHalf(p netip.Prefix) (first, last netip.Addr) {
 		return netip.AddrFrom4(b)
 	}
 	return at(size - min(size/2, 1<<16)), at(cmp.Or(size-2, 1))
+}
+
+// widest is the largest part of a range that holds none of some addresses: sites
+// like to have their router at the upper end.
+func widest(first, last netip.Addr, but []netip.Addr) (from, to netip.Addr) {
+	size := func(a, b netip.Addr) int64 {
+		x, y := a.As4(), b.As4()
+		return int64(binary.BigEndian.Uint32(y[:])) - int64(binary.BigEndian.Uint32(x[:])) + 1
+	}
+	from, to = first, last
+	best, start := int64(0), first
+	but = slices.DeleteFunc(slices.Clone(but), func(a netip.Addr) bool { return !a.Is4() || a.Less(first) || last.Less(a) })
+	slices.SortFunc(but, netip.Addr.Compare)
+	for _, a := range append(but, last.Next()) {
+		if n := size(start, a.Prev()); n > best {
+			best, from, to = n, start, a.Prev()
+		}
+		start = a.Next()
+	}
+	return from, to
 }

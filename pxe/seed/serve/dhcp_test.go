@@ -22,7 +22,11 @@ func TestNetworkOfTheFullServer(t *testing.T) {
 		{"its own range and router", "10.0.0.1/24", configs.SeedDHCP{Subnet: netip.MustParsePrefix("10.0.0.0/24"), First: addr("10.0.0.10"), Last: addr("10.0.0.20"), Router: addr("10.0.0.254")},
 			"10.0.0.10-10.0.0.20 10.0.0.254", ""},
 		{"another subnet", "10.0.1.1/24", configs.SeedDHCP{Subnet: netip.MustParsePrefix("10.0.0.0/24")}, "", "spec.seed.dhcp.subnet 10.0.0.0/24: the seed's address on lan0 is 10.0.1.1/24"},
-		{"inside its own range", "10.0.0.200/24", configs.SeedDHCP{Subnet: netip.MustParsePrefix("10.0.0.0/24")}, "", "the seed's address 10.0.0.200 is inside the range 10.0.0.128 to 10.0.0.254"},
+		{"its address is in the upper half", "10.0.0.200/24", configs.SeedDHCP{Subnet: netip.MustParsePrefix("10.0.0.0/24")}, "10.0.0.128-10.0.0.199 10.0.0.200", ""},
+		{"the site's router is the last", "10.0.0.1/24", configs.SeedDHCP{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Router: addr("10.0.0.254"), DNS: []netip.Addr{addr("10.0.0.130"), addr("192.0.2.1")}},
+			"10.0.0.131-10.0.0.253 10.0.0.254", ""},
+		{"inside its own range", "10.0.0.200/24", configs.SeedDHCP{Subnet: netip.MustParsePrefix("10.0.0.0/24"), First: addr("10.0.0.128"), Last: addr("10.0.0.254")}, "", "the seed's address 10.0.0.200 is inside the range 10.0.0.128 to 10.0.0.254"},
+		{"no room", "10.0.0.2/30", configs.SeedDHCP{Subnet: netip.MustParsePrefix("10.0.0.0/30")}, "", "the seed's address 10.0.0.2 is inside the range 10.0.0.2 to 10.0.0.2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n, err := network(Wire{Name: "lan0", Addr: netip.MustParsePrefix(c.self)}, c.spec)

@@ -15,6 +15,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,7 +66,9 @@ type Server struct {
 
 	mu      sync.Mutex
 	mode    Mode
-	foreign []string
+	nobody  bool // gave an address when this seed asked, and this one does not
+	foreign []pxe.Foreign
+	fault   *seed.Verdict // of the wire
 }
 
 // New checks nothing and opens nothing; Run does.
@@ -75,12 +79,31 @@ func (s *Server) Status() seed.Status {
 	st := s.o.Seed.Status()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.Address, st.DHCP, st.Foreign = s.o.Wire.Addr, string(s.mode), s.foreign
+	st.Address, st.DHCP, st.Foreign = s.o.Wire.Addr, string(s.mode), []string{} // never null
+	for _, f := range s.foreign {
+		st.Foreign = append(st.Foreign, f.String())
+	}
 	if s.dhcp != nil && s.dhcp.Yielded() && s.mode == Full {
 		st.DHCP = string(Yielded)
 	}
+	st.Verdict = s.verdict(st)
 	st.Counters = s.counters()
 	return st
+}
+
+// verdict is what keeps all machines from booting; it wants s.mu held.
+func (s *Server) verdict(st seed.Status) *seed.Verdict {
+	switch {
+	case s.fault != nil:
+		return s.fault
+	case st.DHCP == string(Yielded):
+		return &seed.Verdict{Code: "SW-SEED-YIELDED", Text: "another DHCP server appeared, " + strings.Join(st.Foreign, ", ") + ": this seed gives no addresses any more",
+			Hint: "if it belongs here all is well; if not, switch it off and start the seed again"}
+	case s.nobody && len(s.foreign) == 0:
+		return &seed.Verdict{Code: "SW-SEED-NO-DHCP", Text: fmt.Sprintf("nobody gives addresses on %s: no DHCP server answered, and cluster.yaml names no subnet for the seed to give addresses of", s.o.Wire.Name),
+			Hint: fmt.Sprintf("connect the site's DHCP server, or write into cluster.yaml, below spec: seed: {dhcp: {subnet: %s}} and start the seed again", s.o.Wire.Addr.Masked())}
+	}
+	return nil
 }
 
 // Counters are what the servers dropped, since the start.
@@ -120,7 +143,8 @@ func (s *Server) Run(ctx context.Context) (err error) {
 			err = errors.Join(err, ignoreClosed(sv.close()))
 		}
 	}()
-	for _, open := range []func(context.Context) (service, error){s.openOperator, s.openPage, s.openHTTP, s.openNode, s.openTFTP, s.openNTP, s.openDHCP} {
+	// The operator's socket is last: where it is, everything is.
+	for _, open := range []func(context.Context) (service, error){s.openHTTP, s.openNode, s.openTFTP, s.openNTP, s.openDHCP, s.openPage, s.openOperator} {
 		sv, err := open(ctx)
 		if err != nil {
 			return err
@@ -135,6 +159,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		}
 		all = append(all, service{run: s.reach, close: func() error { return nil }})
 	}
+	all = append(all, service{run: s.watchWire, close: func() error { return nil }})
 	s.say("", "serving on %s, %s", s.o.Wire.Name, s.o.Wire.Addr)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, sv := range all {
@@ -148,11 +173,6 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
-}
-
-// busy explains a port that cannot be opened.
-func busy(what string, port int, err error) error {
-	return hinted(fmt.Sprintf("end the program that has it (ss -lnup, or lsof -i :%d, names it), and run as root", port), "%s: port %d: %w", what, port, err)
 }
 
 func (s *Server) openOperator(context.Context) (service, error) {
@@ -196,10 +216,10 @@ func (s *Server) openHTTP(ctx context.Context) (service, error) {
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp4", s.address(s.o.Ports.HTTP))
 	if err != nil {
-		return service{}, busy("HTTP", s.o.Ports.HTTP, err)
+		return service{}, busy("HTTP", err)
 	}
 	s.web = &web.Handler{Files: s.o.Boot.HTTP(), Events: s.onHTTP, Log: s.o.Log}
-	var lim web.Limits
+	lim := web.Limits{Connections: 4096} // 400 nodes that read with all they have (firstboot/blobs)
 	return httpService(web.Server(s.web, lim, s.o.Log), web.Listen(ln, lim)), nil
 }
 
@@ -207,7 +227,7 @@ func (s *Server) openNode(ctx context.Context) (service, error) {
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp4", s.address(s.o.Ports.Node))
 	if err != nil {
-		return service{}, busy("enrolment", s.o.Ports.Node, err)
+		return service{}, busy("enrolment", err)
 	}
 	lim := web.Limits{Idle: 2 * handoff.Patience}
 	srv := web.Server(s.o.Seed.Node(), lim, s.o.Log)
@@ -219,7 +239,7 @@ func (s *Server) openTFTP(ctx context.Context) (service, error) {
 	var lc net.ListenConfig
 	pc, err := lc.ListenPacket(ctx, "udp4", s.address(69))
 	if err != nil {
-		return service{}, busy("TFTP", 69, err)
+		return service{}, busy("TFTP", err)
 	}
 	s.tftp = &tftp.Server{Files: s.o.Boot.TFTP(), Events: s.onTFTP, Log: s.o.Log}
 	return service{close: pc.Close, run: func(ctx context.Context) error { return s.tftp.Serve(ctx, pc) }}, nil
@@ -246,7 +266,7 @@ func (s *Server) openDHCP(ctx context.Context) (service, error) {
 	}
 	conns, err := pxe.Listen(ctx, s.o.Wire.Name)
 	if err != nil {
-		return service{}, hinted("end the program that has the port (ss -lnup names it), and run as root", "DHCP: %w", err)
+		return service{}, busy("DHCP", err)
 	}
 	sv, err := s.prepareDHCP(ctx, conns, spec)
 	if err != nil {
@@ -260,10 +280,14 @@ func (s *Server) prepareDHCP(ctx context.Context, conns pxe.Conns, spec configs.
 	if err != nil {
 		return service{}, err
 	}
+	nobody := m == Proxy && spec.Mode == configs.DHCPAuto && conns.Client != nil && len(foreign) == 0
+	s.mu.Lock()
+	s.nobody = nobody
+	s.mu.Unlock()
 	s.setMode(m, foreign)
 	s.say("", "%s", text)
-	d := &pxe.Server{Proxy: pxe.NewProxy(s.o.Wire.Addr.Addr(), s.o.Boot.Decide), Self: s.o.Wire.MAC, Who: pxe.ARPTable(s.o.Wire.Name),
-		Event: s.o.Seed.Observe, Foreign: func(f pxe.Foreign) { s.setMode(s.modeNow(), []pxe.Foreign{f}) }}
+	d := &pxe.Server{Proxy: pxe.NewProxy(s.o.Wire.Addr.Addr(), s.decide), Self: s.o.Wire.MAC, Who: pxe.ARPTable(s.o.Wire.Name),
+		Event: s.o.Seed.Observe, Seek: nobody, Foreign: func(f pxe.Foreign) { s.setMode(s.modeNow(), []pxe.Foreign{f}) }}
 	if m == Full {
 		n, err := network(s.o.Wire, spec)
 		if err != nil {
@@ -275,7 +299,7 @@ func (s *Server) prepareDHCP(ctx context.Context, conns pxe.Conns, spec configs.
 		} else {
 			options = append(options, pxe.WithConflict(probe))
 		}
-		if d.Full, err = pxe.NewDHCP(n, s.o.Seed.Leases(), s.o.Boot.Decide, options...); err != nil {
+		if d.Full, err = pxe.NewDHCP(n, s.o.Seed.Leases(), s.decide, options...); err != nil {
 			return service{}, err
 		}
 	}
@@ -296,8 +320,20 @@ func (s *Server) setMode(m Mode, foreign []pxe.Foreign) {
 	defer s.mu.Unlock()
 	s.mode = m
 	for _, f := range foreign {
-		s.foreign = append(s.foreign, f.String())
+		if i := slices.IndexFunc(s.foreign, func(o pxe.Foreign) bool { return o.ID == f.ID }); i >= 0 {
+			s.foreign[i] = f // heard before, by the probe
+			continue
+		}
+		s.foreign = append(s.foreign, f)
 	}
+}
+
+// decide asks what a machine boots, and whether it is of this site: that one
+// gets its address whatever strangers do.
+func (s *Server) decide(m pxe.Machine) pxe.Boot {
+	b := s.o.Boot.Decide(m)
+	b.Known = s.Known(m)
+	return b
 }
 
 // say records what the seed itself does.

@@ -31,6 +31,9 @@ func (s *Server) onTFTP(e tftp.Event) {
 		return
 	}
 	st := seed.Step{Machine: s.machine(e.Client.Addr()), Stage: seed.StageTFTP, State: string(handoff.Done), Text: fmt.Sprintf("%s, %d bytes", e.Name, e.Size)}
+	if kind := s.o.Boot.Kind(e.Name); kind == boot.Kernel || kind == boot.Initramfs {
+		st.Stage = seed.StageKernel // GRUB takes them by TFTP when HTTP fails
+	}
 	if !e.Quiet() {
 		st.State, st.Code, st.Text = string(handoff.Failed), "SW-SEED-TFTP", fmt.Sprintf("%s: %s", e.Name, e.Outcome)
 		if e.Err != nil {
@@ -52,6 +55,9 @@ func (s *Server) onHTTP(e web.Event) {
 	st := seed.Step{Stage: seed.StageLoader, State: string(handoff.Done), Text: fmt.Sprintf("%s, %d bytes", e.Name, e.Bytes)}
 	if kind == boot.Kernel || kind == boot.Initramfs || kind == boot.Manifest {
 		st.Stage = seed.StageKernel
+	}
+	if kind == boot.Manifest { // by PID 1 alone
+		st.Text = seed.RunningSystem + st.Text
 	}
 	if e.Status >= 400 {
 		if strings.Contains(e.Name, "revocations") { // shim asks for what only some distributions have
