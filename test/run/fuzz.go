@@ -67,8 +67,7 @@ func targets(ctx context.Context) (out []target, err error) {
 	return out, nil
 }
 
-// fuzz returns the last line with a count of executions, and everything that was
-// said.
+// fuzz returns the last count of executions, and everything that was said.
 func fuzz(ctx context.Context, t target, d time.Duration) (last, text string, err error) {
 	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", d.String(), t.pkg)
 	cmd.Stderr = os.Stderr
@@ -79,10 +78,11 @@ func fuzz(ctx context.Context, t target, d time.Duration) (last, text string, er
 	if err := cmd.Start(); err != nil {
 		return "", "", err
 	}
+	count := regexp.MustCompile(`execs: \d+`)
 	var b strings.Builder
 	for sc := bufio.NewScanner(pipe); sc.Scan(); {
-		if strings.Contains(sc.Text(), "execs:") {
-			last = strings.TrimPrefix(sc.Text(), "fuzz: ")
+		if m := count.FindString(sc.Text()); m != "" {
+			last = m
 		}
 		b.WriteString(sc.Text() + "\n")
 	}
