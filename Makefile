@@ -5,7 +5,7 @@ GO    ?= go
 BUNDLE ?= configs/examples/bundle.yaml
 OUT    ?= out
 
-.PHONY: demo test bench build lint needs clean
+.PHONY: demo test bench fuzz build lint needs clean
 
 demo: needs
 	$(GO) run ./cmd/slipway demo -f $(BUNDLE) --out $(OUT)
@@ -19,6 +19,11 @@ test: needs
 bench:
 	@bash test/needs.sh bench
 	$(GO) run ./test/run -bench
+
+# Every fuzz target for FUZZTIME; `make test` runs their seeds.
+FUZZTIME ?= 60s
+fuzz:
+	$(GO) run ./test/run -fuzz $(FUZZTIME)
 
 lint:
 	$(GO) run ./test/run -lint

@@ -164,3 +164,30 @@ func TestPathsDoNotLeaveADirectory(t *testing.T) {
 		t.Errorf("a file that is not there: %v", err)
 	}
 }
+
+// A web server sends a file of an image from where it is in the image.
+func TestFilesOfAnImageSayWhereTheyAre(t *testing.T) {
+	files, man := sample(t)
+	m, err := Open(image(t, files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for _, b := range man.Blobs {
+		f, size, err := m.Open(Path(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, ok := f.(interface {
+			Outer() (io.ReaderAt, int64, int64)
+		})
+		if !ok {
+			t.Fatalf("%s: %T has no Outer", b.Name, f)
+		}
+		outer, at, n := s.Outer()
+		got := make([]byte, size)
+		if _, err := outer.ReadAt(got, at); err != nil || n != size || outer != io.ReaderAt(m.file) || !bytes.Equal(got, files[Path(b)]) {
+			t.Errorf("%s: %d bytes at %d of %T, %v", b.Name, n, at, outer, err)
+		}
+	}
+}

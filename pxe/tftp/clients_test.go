@@ -45,7 +45,7 @@ func TestRealClients(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if _, err := exec.LookPath(c.argv("", "", "", "")[0]); err != nil {
-				t.Skipf("skipped: %v", err)
+				t.Skipf("skipped: %v (Debian: tftp-hpa atftp curl busybox)", err)
 			}
 			s := start(t, &Server{Files: lookup(files)})
 			host, port, _ := net.SplitHostPort(s.addr)

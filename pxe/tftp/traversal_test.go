@@ -121,3 +121,26 @@ func FuzzParseRequest(f *testing.F) {
 		}
 	})
 }
+
+// FuzzReceive: whatever a client sends within a transfer, block numbers wrapped
+// or not, moves it by at most what was sent.
+func FuzzReceive(f *testing.F) {
+	for _, b := range []string{"\x00\x04\x00\x01", "\x00\x04\xff\xff", "\x00\x05\x00\x08no\x00", "\x00\x05\x00", "\x00\x04\x00", "", "\x00\x03\x00\x01x"} {
+		f.Add([]byte(b), int64(0), int64(4))
+		f.Add([]byte(b), int64(-1), int64(0))
+		f.Add([]byte(b), int64(65533), int64(65537))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, base, sent int64) {
+		if base < -1 || sent < base || sent-base > 64 || sent > 1<<40 {
+			return
+		}
+		x := &transfer{base: base, sent: sent}
+		moved, bye := x.receive(b)
+		switch {
+		case moved && (x.base <= base || x.base > sent || b[1] != opAck || bye != nil):
+			t.Fatalf("%x moved from %d to %d of %d", b, base, x.base, sent)
+		case !moved && x.base != base, bye != nil && b[1] != opError:
+			t.Fatalf("%x: base %d, %v", b, x.base, bye)
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"os"
@@ -11,50 +12,69 @@ import (
 type body struct {
 	*io.SectionReader // of failing
 	failing           *reader
-	file              *os.File // where the bytes are, nil when in no file
-	at                int64    // of the first one
-	extend            func()   // moves the write deadline along
+	file              *os.File      // where the bytes are, or
+	memory            *bytes.Reader // or neither
+	at                int64         // of the first one
+	extend            func()        // moves the write deadline along
 }
 
 func newBody(c Content, extend func()) *body {
 	r := &reader{ReaderAt: c.Reader}
 	b := &body{SectionReader: io.NewSectionReader(r, 0, c.Size), failing: r, extend: extend}
-	b.file, b.at = region(c.Reader, c.Size)
+	where, at := region(c.Reader, c.Size)
+	switch b.at = at; v := where.(type) {
+	case *os.File:
+		b.file = v
+	case *bytes.Reader:
+		b.memory = v
+	}
 	return b
 }
 
-// region finds the file of which r is a part and where that begins. A file on an
-// ISO is a section of the image.
-func region(r io.ReaderAt, size int64) (f *os.File, at int64) {
+// direct says that the bytes can go to the connection without a copy of ours.
+func (b *body) direct() bool { return b.file != nil || b.memory != nil }
+
+// region finds what r is a part of and where that begins. A file on an ISO is a
+// section of the image.
+func region(r io.ReaderAt, size int64) (outer io.ReaderAt, at int64) {
 	for {
 		switch v := r.(type) {
-		case *os.File:
-			return v, at
 		case interface {
 			Outer() (io.ReaderAt, int64, int64) // of io.SectionReader
 		}:
-			outer, off, n := v.Outer()
+			inner, off, n := v.Outer()
 			if at+size > n { // what is behind the section is not the client's
 				return nil, 0
 			}
-			r, at = outer, at+off
+			r, at = inner, at+off
 		default:
-			return nil, 0
+			return r, at
 		}
 	}
 }
 
-// sendTo lets the kernel move up to n bytes, from where the body stands, to the
-// connection. What it does not take is left for a copy; only an error of the
-// connection is returned.
+// sendTo gives up to n bytes, from where the body stands, to the connection.
+// What cannot be sent so is left for a copy; only an error of the connection is
+// returned.
 func (b *body) sendTo(c *net.TCPConn, n int64) (sent int64, err error) {
-	if b.file == nil {
-		return 0, nil
-	}
 	from, err := b.Seek(0, io.SeekCurrent)
 	if err != nil {
 		return 0, err
 	}
+	switch {
+	case b.file != nil:
+		sent, err = b.sendFile(c, from, n)
+	case b.memory != nil:
+		sent, err = b.sendMemory(c, from, n)
+	}
+	if _, err := b.Seek(from+sent, io.SeekStart); err != nil {
+		return sent, err
+	}
+	return sent, err
+}
+
+// sendFile lets the kernel move the bytes.
+func (b *body) sendFile(c *net.TCPConn, from, n int64) (sent int64, err error) {
 	in, err := b.file.SyscallConn()
 	if err != nil {
 		return 0, nil // a closed file: the copy says so
@@ -63,14 +83,40 @@ func (b *body) sendTo(c *net.TCPConn, n int64) (sent int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	var failed error
 	in.Control(func(fd uintptr) { // holds the file open
-		sent, failed = sendFile(out, fd, b.at+from, n, b.extend)
+		sent, err = sendFile(out, fd, b.at+from, n, b.extend)
 	})
-	if _, err := b.Seek(from+sent, io.SeekStart); err != nil {
-		return sent, err
+	return sent, err
+}
+
+// piece is how much memory is written under one deadline, in bytes.
+const piece = 64 << 10
+
+// sendMemory writes from where the bytes are.
+func (b *body) sendMemory(c *net.TCPConn, from, n int64) (sent int64, err error) {
+	r := *b.memory // requests share it
+	if _, err := r.Seek(b.at+from, io.SeekStart); err != nil {
+		return 0, nil
 	}
-	return sent, failed
+	var all view
+	r.WriteTo(&all)
+	for left := all[:min(n, int64(len(all)))]; len(left) > 0; {
+		b.extend()
+		did, err := c.Write(left[:min(piece, len(left))])
+		sent += int64(did)
+		if left = left[did:]; err != nil {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+// view keeps what bytes.Reader writes at once: its own bytes, which nobody changes.
+type view []byte
+
+func (v *view) Write(b []byte) (int, error) {
+	*v = b
+	return len(b), nil
 }
 
 // ReadFrom is what net/http calls with a *body when the answer's header is out.

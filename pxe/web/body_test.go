@@ -34,6 +34,7 @@ func image(t testing.TB, before, file, after []byte) *os.File {
 func TestRegion(t *testing.T) {
 	f := image(t, nil, make([]byte, 100), nil)
 	section := io.NewSectionReader(f, 10, 50)
+	memory := bytes.NewReader(make([]byte, 30))
 	for _, c := range []struct {
 		what string
 		r    io.ReaderAt
@@ -46,12 +47,13 @@ func TestRegion(t *testing.T) {
 		{"shorter than its section", section, 9, 10},
 		{"longer than its section", section, 51, -1},
 		{"longer than the outer section", io.NewSectionReader(section, 45, 20), 20, -1},
-		{"memory", bytes.NewReader(nil), 0, -1},
-		{"a section of memory", io.NewSectionReader(bytes.NewReader(nil), 0, 5), 5, -1},
+		{"memory", memory, 30, 0},
+		{"a section of memory", io.NewSectionReader(memory, 20, 5), 5, 20},
+		{"anything else", strings.NewReader("x"), 1, -1},
 	} {
-		got, at := region(c.r, c.size)
-		if c.at < 0 && got != nil || c.at >= 0 && (got != f || at != c.at) {
-			t.Errorf("%s: %v at %d, want %d", c.what, got, at, c.at)
+		b := newBody(Content{Reader: c.r, Size: c.size}, func() {})
+		if c.at < 0 && b.direct() || c.at >= 0 && (b.file == nil && b.memory != memory || b.at != c.at) {
+			t.Errorf("%s: %v %v at %d, want %d", c.what, b.file, b.memory, b.at, c.at)
 		}
 	}
 }

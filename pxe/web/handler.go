@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -31,10 +30,9 @@ type Handler struct {
 	Files  Files
 	Events func(Event)   // called once per finished request, from many goroutines
 	Log    *slog.Logger  // nil: silent
-	Stall  time.Duration // a client that takes none of 32 KiB for so long is cut off; 60 s
+	Stall  time.Duration // a client that does not take 64 KiB for so long is cut off; 60 s
 
-	panics  atomic.Uint64
-	buffers sync.Pool // of *[]byte
+	panics atomic.Uint64
 }
 
 // Event is one finished request.
@@ -56,7 +54,7 @@ func (h *Handler) Panics() uint64 { return h.panics.Load() }
 // ServeHTTP answers GET and HEAD, 405 to other methods, 404 to unknown names.
 func (h *Handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	w := &answer{ResponseWriter: rw, control: http.NewResponseController(rw), stall: h.stall(), pool: &h.buffers}
+	w := &answer{ResponseWriter: rw, control: http.NewResponseController(rw), stall: h.stall()}
 	w.conn, _ = r.Context().Value(connKey{}).(*conn)
 	e := Event{Method: r.Method, Name: r.URL.Path, Agent: clip(r.UserAgent())}
 	e.Client, _ = netip.ParseAddrPort(r.RemoteAddr)
@@ -180,7 +178,6 @@ type answer struct {
 	control *http.ResponseController
 	stall   time.Duration
 	conn    *conn // nil behind TLS and without Listen
-	pool    *sync.Pool
 	status  int
 	bytes   int64
 	err     error // first of Write
@@ -204,38 +201,45 @@ func (w *answer) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// copyBuffer is in bytes; with 32 KiB a large file from memory takes a third
-// more processor time.
-const copyBuffer = 64 << 10
-
-// ReadFrom is what http.ServeContent calls. A body that is in a file goes the
-// way of conn.ReadFrom, anything else through Write.
+// ReadFrom is what http.ServeContent calls. What can go without a copy takes the
+// way of conn.ReadFrom, anything else that of Write.
 func (w *answer) ReadFrom(src io.Reader) (int64, error) {
-	if rf, ok := w.ResponseWriter.(io.ReaderFrom); ok && w.conn != nil && inFile(src) {
-		w.extend()
-		n, err := rf.ReadFrom(src)
-		w.bytes += n
-		if w.err == nil {
-			w.err = err
+	rf, ok := w.ResponseWriter.(io.ReaderFrom)
+	b := direct(src)
+	if !ok || w.conn == nil || b == nil {
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
+	// The header goes with the first bytes; a cork left in for longer costs a
+	// large file a fifth of its rate on loopback.
+	pieces := 0
+	b.extend = func() {
+		if pieces++; pieces == 2 {
+			w.conn.cork(false)
 		}
-		return n, err
+		w.extend()
 	}
-	buf, ok := w.pool.Get().(*[]byte)
-	if !ok {
-		buf = new([]byte)
-		*buf = make([]byte, copyBuffer)
+	w.extend()
+	w.conn.cork(true)
+	defer w.conn.cork(false)
+	n, err := rf.ReadFrom(src)
+	w.bytes += n
+	if w.err == nil {
+		w.err = err
 	}
-	defer w.pool.Put(buf)
-	return io.CopyBuffer(struct{ io.Writer }{w}, src, *buf)
+	return n, err
 }
 
-func inFile(src io.Reader) bool {
+// direct is the body of which src is the beginning or a range, if its bytes can
+// go to the connection without a copy of ours; otherwise nil.
+func direct(src io.Reader) *body {
 	l, ok := src.(*io.LimitedReader)
 	if !ok {
-		return false
+		return nil
 	}
-	b, ok := l.R.(*body)
-	return ok && b.file != nil
+	if b, ok := l.R.(*body); ok && b.direct() {
+		return b
+	}
+	return nil
 }
 
 // extend has no effect on a connection without deadlines, as in httptest.

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"net"
 	"os"
 	"syscall"
 )
@@ -38,4 +39,22 @@ func sendFile(out syscall.RawConn, in uintptr, off, n int64, extend func()) (sen
 		sent += int64(did)
 	}
 	return sent, nil
+}
+
+// cork holds back a segment that is not full, until it is taken off, so that an
+// answer's header travels with its first bytes (TCP_CORK in tcp(7)).
+func (c *conn) cork(on bool) {
+	tcp, ok := c.Conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	value := 0
+	if on {
+		value = 1
+	}
+	raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_CORK, value) })
 }

@@ -129,7 +129,7 @@ func TestListenerGivesPlacesBack(t *testing.T) {
 // TestCurl fetches as an operator or an installer would.
 func TestCurl(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skipf("skipped: %v", err)
+		t.Skipf("skipped: %v (Debian: curl)", err)
 	}
 	want := content(5_000_001)
 	s := start(t, &Handler{Files: lookup(map[string][]byte{"big.bin": want, "a.efi": []byte("efi")})}, Limits{})

@@ -37,7 +37,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&w.lock, "lock", "out/test/slipway.lock", "its lock")
 	flag.StringVar(&w.cache, "cache", "", "slipway's cache, filled")
 	flag.StringVar(&w.dir, "work", "", "directory for results that are thrown away")
-	report := flag.String("json", "out/bench.json", "where the figures go")
+	file := flag.String("json", "out/bench.json", "where the figures go")
 	step := flag.String("step", "", "run one side of one measurement: for bench itself")
 	wire := flag.Bool("wire", false, "only the seed's servers, which need no bundle")
 	match := flag.String("match", "", "only those of the seed's servers that this regular expression matches")
@@ -74,16 +74,22 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
-	more, err := w.measureWire(ctx)
+	out := report{}
+	if out.Comparisons, out.Pulls, err = w.measureWire(ctx); err != nil {
+		return err
+	}
+	out.Comparisons = append(all, out.Comparisons...)
+	raw, err := json.MarshalIndent(out, "", "  ")
 	if err != nil {
 		return err
 	}
-	all = append(all, more...)
-	raw, err := json.MarshalIndent(all, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(*report, append(raw, '\n'), 0o644)
+	return os.WriteFile(*file, append(raw, '\n'), 0o644)
+}
+
+// report is the JSON file.
+type report struct {
+	Comparisons []*comparison `json:"comparisons"`
+	Pulls       *pulls        `json:"pulls,omitempty"`
 }
 
 // usage is what one run took.

@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/images/layout"
 )
 
@@ -22,21 +21,22 @@ const ackDelay = 300 * time.Microsecond
 
 // measureWire compares the seed's TFTP and HTTP servers with those that people
 // run. All servers, and the medium, are on loopback and in the page cache.
-func (w *work) measureWire(ctx context.Context) (all []*comparison, err error) {
+func (w *work) measureWire(ctx context.Context) ([]*comparison, *pulls, error) {
 	m, err := makeSample(ctx, w.at("wire"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer os.RemoveAll(m.root)
 	tftp, err := w.compareTFTP(ctx, m)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	web, err := w.compareHTTP(ctx, m)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return append(tftp, web...), w.pulls(ctx, m)
+	p, err := w.pull(ctx, m)
+	return append(tftp, web...), p, err
 }
 
 func (w *work) compareTFTP(ctx context.Context, m sample) (all []*comparison, err error) {
@@ -172,28 +172,38 @@ func (l load) run(server string) error {
 // nodes are how many fetch at the same time, from an address each.
 const nodes = 100
 
-// pulls lets a hundred nodes fetch the same blob whole, and hash it.
-func (w *work) pulls(ctx context.Context, m sample) (err error) {
+// pulls is what a hundred simultaneous ones did to the server.
+type pulls struct {
+	usage
+	Nodes  int   `json:"nodes"`
+	Right  int   `json:"rightHashes"`
+	Bytes  int64 `json:"bytes"` // of the blob
+	Before int64 `json:"residentBytesBefore"`
+	After  int64 `json:"residentBytesAfter"`
+}
+
+// pull lets a hundred nodes fetch the same blob whole at once, and hash it.
+func (w *work) pull(ctx context.Context, m sample) (p *pulls, err error) {
 	if !w.match.MatchString("pulls") {
-		return nil
+		return nil, nil
 	}
 	ours, err := w.startOurs(ctx, "slipway", m.iso)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, ours.end()) }()
 	pid := strconv.Itoa(ours.cmd.Process.Pid)
 	if err := (load{clients: 1, each: 1, path: m.path(m.small), size: smallBlob}).run(ours.http); err != nil {
-		return err
+		return nil, err
 	}
-	before := memory(pid, "VmRSS")
+	p = &pulls{Nodes: nodes, Bytes: smallBlob, Before: memory(pid, "VmRSS")}
 	if err := os.WriteFile("/proc/"+pid+"/clear_refs", []byte("5"), 0); err != nil { // resets VmHWM
-		return err
+		return nil, err
 	}
-	wrong := make([]bool, nodes)
-	u, err := ours.measured(func() error {
+	hashes := make([]string, nodes)
+	p.usage, err = ours.measured(func() error {
 		var g errgroup.Group
-		for i := range nodes {
+		for i := range hashes {
 			g.Go(func() error {
 				c, err := dialWeb(ours.http, i+1)
 				if err != nil {
@@ -202,25 +212,26 @@ func (w *work) pulls(ctx context.Context, m sample) (err error) {
 				defer c.conn.Close()
 				h := sha256.New()
 				_, err = c.get(m.path(m.small), 0, 0, h)
-				wrong[i] = fmt.Sprintf("%x", h.Sum(nil)) != string(m.small.SHA256)
+				hashes[i] = fmt.Sprintf("%x", h.Sum(nil))
 				return err
 			})
 		}
 		return g.Wait()
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	bad := 0
-	for _, b := range wrong {
-		if b {
-			bad++
+	for _, h := range hashes {
+		if h == string(m.small.SHA256) {
+			p.Right++
 		}
 	}
-	fmt.Printf("%d simultaneous pulls of %d MB: %d hashes right, %.1f s, %.2f s of CPU; resident before %.1f MB, peak %.1f MB, after %.1f MB\n",
-		nodes, smallBlob/1_000_000, nodes-bad, u.Seconds, u.CPU, float64(before)/1e6, float64(u.Peak)/1e6, float64(memory(pid, "VmRSS"))/1e6)
-	if bad > 0 {
-		return fmt.Errorf("%d of %d pulls of %s have another hash", bad, nodes, lock.Digest(m.small.SHA256))
+	p.After = memory(pid, "VmRSS")
+	mb := func(n int64) float64 { return float64(n) / 1e6 }
+	fmt.Printf("%d simultaneous pulls of %.0f MB: %d hashes right, %.1f s, %.2f s of CPU; resident before %.1f MB, peak %.1f MB, after %.1f MB\n",
+		p.Nodes, mb(p.Bytes), p.Right, p.Seconds, p.CPU, mb(p.Before), mb(p.Peak), mb(p.After))
+	if p.Right < nodes {
+		return p, fmt.Errorf("%d of %d pulls have another hash than %s", nodes-p.Right, nodes, m.small.SHA256)
 	}
-	return nil
+	return p, nil
 }

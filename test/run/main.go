@@ -31,6 +31,8 @@ func run(ctx context.Context) int {
 	lintOnly := flag.Bool("lint", false, "only the linters")
 	isosOnly := flag.Bool("isos", false, "only build the ISOs that the machines boot")
 	bench := flag.Bool("bench", false, "only the measurements against peers")
+	fuzzTime := flag.Duration("fuzz", 0, "only the fuzz targets, each for so long")
+	fuzzMatch := flag.String("fuzz-match", "", "only fuzz targets that this regular expression matches, as in ./pxe.FuzzDHCP")
 	flag.Parse()
 	stages := []stage{
 		{"lint", lint},
@@ -46,6 +48,8 @@ func run(ctx context.Context) int {
 		stages = []stage{{"iso", buildISO}}
 	case *bench:
 		stages = []stage{{"iso", buildISO}, {"bench", benchmarks}}
+	case *fuzzTime > 0:
+		stages = []stage{{"fuzz", fuzzer(*fuzzTime, *fuzzMatch)}}
 	}
 	begin := time.Now()
 	r := &results{}
