@@ -16,6 +16,7 @@ import (
 	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/pxe/seed/boot"
 	"slipway.dev/slipway/pxe/seed/kube"
+	"slipway.dev/slipway/pxe/seed/operator"
 	"slipway.dev/slipway/pxe/seed/operator/table"
 	"slipway.dev/slipway/pxe/seed/serve"
 )
@@ -57,7 +58,7 @@ started again. The nodes need it no more once they are Ready.`,
 	fl.StringVarP(&f.cluster, "cluster", "f", "cluster.yaml", "the site")
 	fl.StringVarP(&f.iface, "interface", "i", "", "network interface of the machines (default: the only one that is up and has an address)")
 	fl.StringVar(&f.pub, "pub", "", "public key that the media are signed with (default: that of the signing key in the user's config directory)")
-	fl.StringVar(&f.page, "page", "127.0.0.1:8470", `address of the read-only web page, "" for none`)
+	fl.StringVar(&f.page, "page", operator.PageAddress, `address of the read-only web page, "" for none`)
 	fl.BoolVar(&f.pageLAN, "page-on-lan", false, "allow --page on an address that others reach")
 	fl.IntVar(&f.ports.HTTP, "http-port", 80, "port of loaders and content")
 	fl.IntVar(&f.ports.Node, "node-port", 8443, "port where nodes enrol, with TLS")

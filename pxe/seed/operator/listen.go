@@ -18,7 +18,7 @@ import (
 const maxSocket = 103
 
 // PageAddress is where the web page is, unless the operator says otherwise.
-const PageAddress = "127.0.0.1:7480"
+const PageAddress = "127.0.0.1:8470"
 
 // ErrRunning: another seed answers on the socket of this directory.
 var ErrRunning = errors.New("a seed runs here already")

@@ -19,7 +19,7 @@ func TestPageAnswersOnlyItself(t *testing.T) {
 		method, path, host string
 		want               int
 	}{
-		{"GET", "/", "127.0.0.1:7480", 200}, {"HEAD", "/", "localhost:7480", 200}, {"GET", "/view.json", "[::1]:7480", 200},
+		{"GET", "/", "127.0.0.1:8470", 200}, {"HEAD", "/", "localhost:8470", 200}, {"GET", "/view.json", "[::1]:8470", 200},
 		{"GET", "/", "10.20.0.1", 200}, {"GET", "/", "LOCALHOST", 200}, {"GET", "/timeline.json?id=none", "::1", 200},
 		{"GET", "/", "evil.example", 421}, {"GET", "/view.json", "127.0.0.1.evil.example:7480", 421}, {"GET", "/", "", 421}, {"GET", "/", "localhost.evil", 421},
 		{"POST", "/", "127.0.0.1", 405}, {"POST", "/v1/nodes/cp-2/approve", "127.0.0.1", 404}, {"GET", "/v1/kubeconfig", "127.0.0.1", 404}, {"GET", "/v1/status", "127.0.0.1", 404}, {"DELETE", "/view.json", "127.0.0.1", 405},
