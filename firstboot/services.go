@@ -35,6 +35,9 @@ func servicesPhase(ctx context.Context, n *Node) error {
 	if err := n.configure(ctx); err != nil {
 		return err
 	}
+	if err := n.consoleLogin(); err != nil {
+		return err
+	}
 	if err := n.sshd(); err != nil {
 		return err
 	}

@@ -370,3 +370,18 @@ func TestHost(t *testing.T) {
 		t.Errorf("create_hostname_file: %v, %q", err, content(t, root, "etc/hostname"))
 	}
 }
+
+func TestLogins(t *testing.T) {
+	root := tree(t, map[string]string{
+		"etc/passwd": "root:x:0:0:root:/root:/bin/bash\nada:x:1000:1000::/home/ada:/bin/sh\nbob:x:1001:1001::/home/bob:/bin/sh\n" +
+			"svc:x:500:500::/:/usr/sbin/nologin\nopen:x:1002:1002::/:/bin/sh\nshort:x\n",
+		"etc/shadow": "root:*:20000:0:99999:7:::\nada:$y$j9T$x$y:20000:0:99999:7:::\nbob:!$6$x$y:20000:0:99999:7:::\nsvc:$6$x$y:1::::::\nopen::1::::::\n",
+	})
+	got, err := Logins(root)
+	if err != nil || len(got) != 1 || got[0] != "ada" {
+		t.Errorf("got %q, %v, want ada alone: no lock, no empty password, no account without a shell", got, err)
+	}
+	if none, err := Logins(t.TempDir()); err != nil || len(none) != 0 {
+		t.Errorf("no files: %q, %v", none, err)
+	}
+}
