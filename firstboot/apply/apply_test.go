@@ -169,7 +169,7 @@ users: [bob]
 			"usr/bin/tool": "hello\n", "@usr/bin/tool": "urwxr-xr-x 0:4", "home/bob/a/note": "hello\n", "@home/bob/a/note": "-rw-r--r-- 1001:4", "@home/bob/a": "drwxr-xr-x 1001:4"}},
 		"time": {in: "timezone: Europe/Berlin\nntp: {servers: [192.0.2.1], pools: [p.example], peers: [n2.example], allow: [192.0.2.0/24], config: {confpath: /etc/chrony/site.conf}}\n", want: map[string]string{
 			"etc/timezone":         "Europe/Berlin\n",
-			"etc/chrony/site.conf": "server 192.0.2.1 iburst\npool p.example iburst\npeer n2.example\nallow 192.0.2.0/24\ndriftfile /var/lib/chrony/drift\nmakestep 1 3\nrtcsync\ncmdport 0\n"}},
+			"etc/chrony/site.conf": "server 192.0.2.1 iburst\npool p.example iburst\npeer n2.example\nallow 192.0.2.0/24\ndriftfile /var/lib/chrony/drift\nmakestep 1 -1\nrtcsync\ncmdport 0\n"}},
 		"no ntp":         {in: "ntp: {enabled: false, servers: [192.0.2.1]}\n", want: map[string]string{"etc/chrony/chrony.conf": "-"}},
 		"ca_certs":       {in: "ca_certs: {trusted: [" + strconv.Quote(pemText) + "]}\n", want: map[string]string{caBundle: "-----OLD-----\n" + pemText + "\n"}},
 		"ca-certs alone": {in: "ca-certs: {remove-defaults: true, trusted: [" + strconv.Quote(pemText) + "]}\n", want: map[string]string{caBundle: pemText + "\n"}},
