@@ -71,6 +71,7 @@ type Node struct {
 	loaded  *verdict      // the modules that pods need
 
 	end      func(Power) // ends the machine
+	access   string      // how to log in at a console
 	images   images
 	imported bool
 }

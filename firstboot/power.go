@@ -93,6 +93,7 @@ func (n *Node) condition(ctx context.Context, c configs.Condition) bool {
 // killRest asks every other process to end, waits for at most d, then kills.
 func killRest(d time.Duration) {
 	_ = unix.Kill(-1, unix.SIGTERM) // all but PID 1 itself (kill(2))
+	_ = unix.Kill(-1, unix.SIGHUP)  // an interactive shell ignores SIGTERM (bash(1))
 	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if others() == 0 {
 			return

@@ -27,7 +27,7 @@ func readyPhase(ctx context.Context, n *Node) error {
 	}
 	a := n.Address[0]
 	up := report.Uptime()()
-	text := splitLines(banner(n.Hostname, n.Manifest.Kubernetes, u.Slipway.Role, n.Address, n.finalMessage(up)))
+	text := splitLines(banner(n.Hostname, n.Manifest.Kubernetes, u.Slipway.Role, n.Address, n.access, n.finalMessage(up)))
 	n.Report.Notice(text)
 	ended := make(chan struct{})
 	if u.PowerState.Mode != "" && !done.Ran("power_state") {
@@ -67,7 +67,7 @@ func (n *Node) finalMessage(uptime float64) string {
 func Status() status.Node { return status.Node{Events: runDir + "/events.jsonl", Logs: logDir} }
 
 // banner tells somebody in front of the machine how to go on.
-func banner(host, version string, role configs.Role, all []netconf.Address, final string) string {
+func banner(host, version string, role configs.Role, all []netconf.Address, access, final string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n  slipway: node %s is Ready (Kubernetes %s)\n", host, version)
 	for _, a := range all {
@@ -75,10 +75,13 @@ func banner(host, version string, role configs.Role, all []netconf.Address, fina
 	}
 	if len(all) > 0 {
 		ip := all[0].Prefix.Addr()
-		fmt.Fprintf(&b, "    log in      ssh root@%s   (keys from user-data; there are no passwords)\n", ip)
+		fmt.Fprintf(&b, "    log in      ssh root@%s   (keys from user-data)\n", ip)
 		if role == configs.RoleControlPlane {
 			fmt.Fprintf(&b, "    kubeconfig  scp root@%s:%s .\n", ip, adminConf)
 		}
+	}
+	if access != "" {
+		fmt.Fprintf(&b, "    console     %s\n", access)
 	}
 	b.WriteString("    on the node slipway status | events | logs\n")
 	if final != "" {

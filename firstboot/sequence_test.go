@@ -206,11 +206,19 @@ func TestImageNames(t *testing.T) {
 }
 
 func TestBanner(t *testing.T) {
-	got := banner("n1", "v1.37.1", configs.RoleControlPlane, []netconf.Address{{Interface: "eth0", Prefix: netip.MustParsePrefix("192.0.2.10/24")}}, "")
-	for _, want := range []string{"node n1 is Ready (Kubernetes v1.37.1)", "192.0.2.10 on eth0", "ssh root@192.0.2.10", "/etc/kubernetes/admin.conf"} {
+	got := banner("n1", "v1.37.1", configs.RoleControlPlane, []netconf.Address{{Interface: "eth0", Prefix: netip.MustParsePrefix("192.0.2.10/24")}}, "off: for a reason", "")
+	for _, want := range []string{"node n1 is Ready (Kubernetes v1.37.1)", "192.0.2.10 on eth0", "ssh root@192.0.2.10", "/etc/kubernetes/admin.conf", "console     off: for a reason"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("banner lacks %q:\n%s", want, got)
 		}
+	}
+}
+
+func TestOffered(t *testing.T) {
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	got := offered([]netconf.Address{{NTP: []netip.Addr{a, b}}, {}, {NTP: []netip.Addr{b}}})
+	if strings.Join(got, " ") != "192.0.2.1 192.0.2.2" {
+		t.Errorf("got %q", got)
 	}
 }
 

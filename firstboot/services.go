@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,8 @@ import (
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/apply"
+	"slipway.dev/slipway/firstboot/login"
+	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/firstboot/storage"
 	"slipway.dev/slipway/firstboot/supervise"
@@ -37,11 +40,21 @@ func servicesPhase(ctx context.Context, n *Node) error {
 	if err := n.configure(ctx); err != nil {
 		return err
 	}
+	if err := n.consoleLogin(); err != nil {
+		return err
+	}
 	if err := n.sshd(); err != nil {
 		return err
 	}
-	if err := n.chronyd(ctx); err != nil {
+	timed, err := n.chronyd()
+	if err != nil {
 		return err
+	}
+	// Certificates that exist may have to be renewed, which needs the time; else
+	// the servers are asked while containerd starts.
+	_, none := os.Stat(adminConf)
+	if timed && none == nil {
+		n.clockSynced(ctx)
 	}
 	up, err := n.startCluster(ctx)
 	if err != nil {
@@ -56,6 +69,9 @@ func servicesPhase(ctx context.Context, n *Node) error {
 		if err := n.Services.Up(limit, name); err != nil {
 			return serviceFailure(name, err)
 		}
+	}
+	if timed && none != nil {
+		n.clockSynced(ctx)
 	}
 	list := ""
 	for _, s := range n.Services.Services() {
@@ -130,6 +146,27 @@ func serviceFailure(name string, err error) error {
 	return f
 }
 
+// consoleLogin lets those in at the consoles who have a password, and says who
+// they are. Without any, keys do nothing: there is no prompt to guess at.
+func (n *Node) consoleLogin() error {
+	names, err := apply.Logins("/")
+	if err != nil {
+		return applyFailure(err)
+	}
+	_, missing := os.Stat(login.Program)
+	n.access = login.Text(names, missing == nil)
+	e := handoff.Event{Step: "login", State: handoff.Skipped, Text: "console login: " + n.access}
+	if len(names) > 0 && missing == nil {
+		e.State = handoff.Done
+		n.Consoles.Login(n.life, func(_ context.Context, device string, serial bool) {
+			err := login.Run(n.Children, device, serial)
+			n.log.Info("login ended", "device", device, "err", err)
+		})
+	}
+	n.Report.Emit(e)
+	return nil
+}
+
 // sshd starts if the bundle has it and somebody has a key.
 func (n *Node) sshd() error {
 	if _, err := os.Stat(sshdProgram); err != nil {
@@ -163,20 +200,44 @@ func answers(ctx context.Context, network, address string) error {
 	}
 }
 
-// chronyd starts if the config names a source of time.
-func (n *Node) chronyd(ctx context.Context) error {
-	if !n.User.NTP.Sources() {
-		return nil
+// chronyd starts if the config names a source of time, or else the DHCP server
+// does (option 42). It reports whether there is one.
+func (n *Node) chronyd() (bool, error) {
+	ntp, conf := n.User.NTP, apply.ChronyPath(n.User.NTP)
+	_, missing := os.Stat(chronydProgram)
+	if !ntp.Sources() {
+		if ntp.Servers = offered(n.Address); !ntp.Sources() {
+			return false, nil
+		}
+		text := "time servers of DHCP: " + strings.Join(ntp.Servers, " ")
+		if missing != nil {
+			n.step("clock", text+"; the bundle has no chrony to ask them", nil)
+			return false, nil
+		}
+		n.step("clock", text, nil)
+		conf = runDir + "/chrony.conf" // a lease is of this boot
+		if err := os.WriteFile(conf, []byte(apply.Chrony(ntp)), 0o644); err != nil {
+			return false, err
+		}
 	}
-	if _, err := os.Stat(chronydProgram); err != nil {
-		return report.Fail("SW-CONFIG-APPLY", "add chrony to the bundle's packages, or take ntp out of user-data",
+	if missing != nil {
+		return false, report.Fail("SW-CONFIG-APPLY", "add chrony to the bundle's packages, or take ntp out of user-data",
 			fmt.Errorf("user-data: ntp: the bundle has no %s", chronydProgram))
 	}
-	if err := n.Services.Add(n.life, supervise.Service{Name: "chronyd", Argv: []string{chronydProgram, "-d", "-f", apply.ChronyPath(n.User.NTP)}}); err != nil {
-		return err
+	return true, n.Services.Add(n.life, supervise.Service{Name: "chronyd", Argv: []string{chronydProgram, "-d", "-f", conf}})
+}
+
+// offered are the time servers of all leases, each once.
+func offered(all []netconf.Address) []string {
+	var out []string
+	for _, a := range all {
+		for _, s := range a.NTP {
+			if !slices.Contains(out, s.String()) {
+				out = append(out, s.String())
+			}
+		}
 	}
-	n.clockSynced(ctx)
-	return nil
+	return out
 }
 
 // commands runs bootcmd, runcmd or a hook in order.

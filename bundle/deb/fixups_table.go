@@ -157,8 +157,9 @@ func alternativeRules() []rule {
 	return t
 }
 
-// pamRules write what pam-auth-update makes of the "unix" profile. Only su,
-// runuser and the like use them: sshd runs with UsePAM no.
+// pamRules write what pam-auth-update makes of the "unix" profile, without
+// nullok: an account without a password is not open. login, su and the like use
+// them; sshd runs with UsePAM no.
 func pamRules() []rule {
 	const onlyUnix = "%s [success=1 default=ignore] pam_unix.so\n%s requisite pam_deny.so\n%s required pam_permit.so\n"
 	const session = "session required pam_permit.so\nsession optional pam_umask.so\nsession required pam_unix.so\n"
@@ -167,7 +168,11 @@ func pamRules() []rule {
 		write("libpam-runtime", "etc/pam.d/common-session-noninteractive", session),
 	}
 	for _, kind := range []string{"auth", "account", "password"} {
-		t = append(t, write("libpam-runtime", "etc/pam.d/common-"+kind, strings.ReplaceAll(onlyUnix, "%s", kind)))
+		text := strings.ReplaceAll(onlyUnix, "%s", kind)
+		if kind == "password" { // who has to change an expired one gets Debian's hash
+			text = strings.Replace(text, "pam_unix.so", "pam_unix.so obscure yescrypt", 1)
+		}
+		t = append(t, write("libpam-runtime", "etc/pam.d/common-"+kind, text))
 	}
 	return t
 }
@@ -252,7 +257,7 @@ func reviewed() map[string]string {
 		"nvme-cli": "names of the host, which nvme makes of the machine's UUID when they are missing", "pciutils": upgrade,
 		"cifs-utils": "a plug-in for accounts of a domain, which no node joins", "smartmontools": "the list of drives that it installs is built in, too",
 		"e2fsprogs": "initramfs and services", "xfsprogs": "initramfs and services",
-		"libpam0g": upgrade, "libpam-modules-bin": upgrade, "libgssapi-krb5-2": upgrade, "vim-common": upgrade,
+		"libpam0g": upgrade, "login": upgrade, "libpam-modules-bin": upgrade, "libgssapi-krb5-2": upgrade, "vim-common": upgrade,
 		"dash": merged, "gzip": merged, "libext2fs2t64": merged, "libreadline8t64": merged, "libtirpc3t64": merged, "util-linux-extra": merged,
 		"ebtables":       "alternatives: iptables has the preferred ones",
 		"iproute2":       "capabilities for `ip vrf exec` as a user",

@@ -138,6 +138,10 @@ func TestFixupContents(t *testing.T) {
 			if want := "auth [success=1 default=ignore] pam_unix.so\nauth requisite pam_deny.so\nauth required pam_permit.so\n"; f.Content != want {
 				t.Errorf("common-auth: got %q, want %q", f.Content, want)
 			}
+		case "etc/pam.d/common-password":
+			if !strings.Contains(f.Content, "pam_unix.so obscure yescrypt\n") {
+				t.Errorf("common-password: no hash of today: %q", f.Content)
+			}
 		}
 		if strings.HasPrefix(path.Base(f.Path), "ssh_host_") {
 			t.Errorf("host key %s in an image", f.Path)

@@ -213,3 +213,26 @@ func or(s, def string) string {
 	}
 	return s
 }
+
+// Logins are the accounts that a password opens, in the order of passwd(5): a
+// hash that crypt(5) knows by its first character, and a shell to run.
+func Logins(root string) ([]string, error) {
+	d, err := open(root)
+	if err != nil {
+		return nil, err
+	}
+	hash := map[string]string{}
+	for _, f := range d.shadow {
+		if len(f) > 1 {
+			hash[f[0]] = f[1]
+		}
+	}
+	var out []string
+	for _, f := range d.passwd {
+		if len(f) < 7 || !strings.HasPrefix(hash[f[0]], "$") || strings.HasSuffix(f[6], "/nologin") || strings.HasSuffix(f[6], "/false") {
+			continue
+		}
+		out = append(out, f[0])
+	}
+	return out, nil
+}

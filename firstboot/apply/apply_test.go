@@ -184,7 +184,7 @@ users: [bob]
 			"usr/bin/tool": "hello\n", "@usr/bin/tool": "urwxr-xr-x 0:4", "home/bob/a/note": "hello\n", "@home/bob/a/note": "-rw-r--r-- 1001:4", "@home/bob/a": "drwxr-xr-x 1001:4"}},
 		"time": {in: "timezone: Europe/Berlin\nntp: {servers: [192.0.2.1], pools: [p.example], peers: [n2.example], allow: [192.0.2.0/24], config: {confpath: /etc/chrony/site.conf}}\n", want: map[string]string{
 			"etc/timezone":         "Europe/Berlin\n",
-			"etc/chrony/site.conf": "server 192.0.2.1 iburst\npool p.example iburst\npeer n2.example\nallow 192.0.2.0/24\ndriftfile /var/lib/chrony/drift\nmakestep 1 3\nrtcsync\ncmdport 0\n"}},
+			"etc/chrony/site.conf": "server 192.0.2.1 iburst\npool p.example iburst\npeer n2.example\nallow 192.0.2.0/24\ndriftfile /var/lib/chrony/drift\nmakestep 1 -1\nrtcsync\ncmdport 0\n"}},
 		"no ntp":         {in: "ntp: {enabled: false, servers: [192.0.2.1]}\n", want: map[string]string{"etc/chrony/chrony.conf": "-"}},
 		"ca_certs":       {in: "ca_certs: {trusted: [" + strconv.Quote(pemText) + "]}\n", want: map[string]string{caBundle: "-----OLD-----\n" + pemText + "\n"}},
 		"ca-certs alone": {in: "ca-certs: {remove-defaults: true, trusted: [" + strconv.Quote(pemText) + "]}\n", want: map[string]string{caBundle: pemText + "\n"}},
@@ -383,5 +383,20 @@ func TestHost(t *testing.T) {
 	n.PreserveHostname, n.CreateHostnameFile = false, &no
 	if err := Host(root, n); err != nil || content(t, root, "etc/hostname") != "n1.site.example\n" {
 		t.Errorf("create_hostname_file: %v, %q", err, content(t, root, "etc/hostname"))
+	}
+}
+
+func TestLogins(t *testing.T) {
+	root := tree(t, map[string]string{
+		"etc/passwd": "root:x:0:0:root:/root:/bin/bash\nada:x:1000:1000::/home/ada:/bin/sh\nbob:x:1001:1001::/home/bob:/bin/sh\n" +
+			"svc:x:500:500::/:/usr/sbin/nologin\nopen:x:1002:1002::/:/bin/sh\nshort:x\n",
+		"etc/shadow": "root:*:20000:0:99999:7:::\nada:$y$j9T$x$y:20000:0:99999:7:::\nbob:!$6$x$y:20000:0:99999:7:::\nsvc:$6$x$y:1::::::\nopen::1::::::\n",
+	})
+	got, err := Logins(root)
+	if err != nil || len(got) != 1 || got[0] != "ada" {
+		t.Errorf("got %q, %v, want ada alone: no lock, no empty password, no account without a shell", got, err)
+	}
+	if none, err := Logins(t.TempDir()); err != nil || len(none) != 0 {
+		t.Errorf("no files: %q, %v", none, err)
 	}
 }

@@ -144,15 +144,16 @@ func clock(root string, n configs.NTP) error {
 	if !n.Sources() {
 		return nil
 	}
-	if err := write(root, ChronyPath(n), chrony(n), 0o644); err != nil {
+	if err := write(root, ChronyPath(n), Chrony(n), 0o644); err != nil {
 		return fmt.Errorf("ntp: %w", err)
 	}
 	return nil
 }
 
-// chrony renders chrony.conf(5): a clock that is far off steps in the first
-// updates, before certificates suffer from it.
-func chrony(n configs.NTP) string {
+// Chrony renders chrony.conf(5). A clock that is off by more than a second steps,
+// at first before certificates suffer from it, and later when it has jumped, as
+// after a suspended hypervisor: to slew ten hours takes days.
+func Chrony(n configs.NTP) string {
 	var b strings.Builder
 	for _, l := range []struct {
 		format string
@@ -162,6 +163,6 @@ func chrony(n configs.NTP) string {
 			fmt.Fprintf(&b, l.format, s)
 		}
 	}
-	b.WriteString("driftfile /var/lib/chrony/drift\nmakestep 1 3\nrtcsync\ncmdport 0\n")
+	b.WriteString("driftfile /var/lib/chrony/drift\nmakestep 1 -1\nrtcsync\ncmdport 0\n")
 	return b.String()
 }

@@ -1,7 +1,8 @@
 // Package console writes to every console of a machine at once, so that an
 // operator sees the boot on whichever screen or serial line is at hand.
 //
-// It reads no input, offers no login, and knows nothing of events.
+// It checks no password: who presses Enter is handed to a program of the
+// caller's, such as login(1). It knows nothing of events.
 package console
 
 import (
@@ -21,9 +22,13 @@ const queue = 512
 type Console struct {
 	Name   string // "ttyS0"
 	Serial bool   // a machine may be reading
-	w      *os.File
+	path   string // of the device, "" for a console that cannot be opened again
 	ch     chan []byte
 	done   chan struct{}
+
+	mu     sync.Mutex // held while somebody is logged in
+	w      *os.File
+	latest []byte // what a screen showed last; the Set's mu guards it
 }
 
 // Set is all consoles.
@@ -72,7 +77,7 @@ func (s *Set) Open(dir string, names []string) {
 			continue
 		}
 		// Fd() made the descriptor blocking: one write is one piece again.
-		s.Add(n, !isVirtual(n), f)
+		s.add(&Console{Name: n, Serial: !isVirtual(n), path: dir + "/" + n, w: f})
 	}
 }
 
@@ -82,7 +87,11 @@ func isVirtual(n string) bool {
 
 // Add adds an open file as a console.
 func (s *Set) Add(name string, serial bool, f *os.File) {
-	c := &Console{Name: name, Serial: serial, w: f, ch: make(chan []byte, queue), done: make(chan struct{})}
+	s.add(&Console{Name: name, Serial: serial, w: f})
+}
+
+func (s *Set) add(c *Console) {
+	c.ch, c.done = make(chan []byte, queue), make(chan struct{})
 	s.mu.Lock()
 	s.all = append(s.all, c)
 	for _, p := range s.early {
@@ -92,7 +101,9 @@ func (s *Set) Add(name string, serial bool, f *os.File) {
 	go func() {
 		defer close(c.done)
 		for b := range c.ch {
+			c.mu.Lock()
 			_, _ = c.w.Write(b) // nobody to tell
+			c.mu.Unlock()
 		}
 	}()
 }
@@ -113,6 +124,21 @@ func (s *Set) Write(screen, serial []byte) {
 func (c *Console) put(b []byte) {
 	if len(b) == 0 {
 		return
+	}
+	if !c.Serial {
+		c.latest = b
+	}
+	select {
+	case c.ch <- b:
+		return
+	default:
+	}
+	if c.Serial {
+		return // the first lines say more than the last
+	}
+	select { // a screen is drawn whole: only the newest counts
+	case <-c.ch:
+	default:
 	}
 	select {
 	case c.ch <- b:
@@ -149,8 +175,9 @@ func (s *Set) Close(d time.Duration) {
 		close(c.ch)
 		select {
 		case <-c.done:
-			if c.Serial {
+			if c.Serial && c.mu.TryLock() { // not with somebody logged in
 				_ = unix.IoctlSetInt(int(c.w.Fd()), unix.TCSBRK, 1) // tcdrain(3)
+				c.mu.Unlock()
 			}
 		case <-limit:
 			return

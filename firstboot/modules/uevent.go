@@ -46,7 +46,7 @@ func Listen() (*Listener, error) {
 	}
 	// Coldplug of a large server sends thousands at once.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
-	tv := unix.NsecToTimeval(time.Second.Nanoseconds())
+	tv := unix.NsecToTimeval((10 * time.Second).Nanoseconds()) // how late the end of a context is seen
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
 		unix.Close(fd)
@@ -67,7 +67,7 @@ func (l *Listener) Run(ctx context.Context, f func(Uevent)) {
 			continue
 		}
 		if err != nil {
-			continue // EAGAIN each second, EINTR
+			continue // EAGAIN at times, EINTR
 		}
 		// Anybody may send to a netlink group; port 0 is the kernel.
 		if a, ok := from.(*unix.SockaddrNetlink); !ok || a.Pid != 0 {

@@ -23,6 +23,10 @@ type holder struct {
 	servers servers
 	// link reports whether the interface has a link.
 	link func() bool
+	// losses counts how often the interface lost its link; wait returns when a
+	// link changes, after d at the latest.
+	losses func() int
+	wait   func(ctx context.Context, d time.Duration)
 	// free is nil or a *Conflict; it is asked before an address is taken.
 	free func(ctx context.Context, ip netip.Addr) error
 	// got takes an answer's address, in place of the one before.
@@ -181,12 +185,10 @@ func (h holder) hold(ctx context.Context, ack *dhcpv4.DHCPv4) ending {
 
 // pause waits for d, or until a link that was away is back, and says which.
 func (h holder) pause(ctx context.Context, d time.Duration) (flapped bool) {
-	away := false
+	before := h.losses()
 	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; {
-		sleep(ctx, min(time.Second, time.Until(end)))
-		if !h.link() {
-			away = true
-		} else if away {
+		h.wait(ctx, time.Until(end))
+		if h.losses() != before && h.link() {
 			return true
 		}
 	}

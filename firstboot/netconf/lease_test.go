@@ -25,6 +25,7 @@ type script struct {
 	renew  func(passed time.Duration, direct bool) string
 	taken  func(ip netip.Addr, passed time.Duration) bool
 	linked func(passed time.Duration) bool
+	losses int
 }
 
 func (s *script) passed() time.Duration { return time.Since(s.began).Round(time.Second) }
@@ -70,6 +71,13 @@ func (s *script) holder() holder {
 	return holder{
 		servers: s,
 		link:    func() bool { return s.linked == nil || s.linked(s.passed()) },
+		losses: func() int {
+			if s.linked != nil && !s.linked(s.passed()) {
+				s.losses++
+			}
+			return s.losses
+		},
+		wait: func(ctx context.Context, d time.Duration) { sleep(ctx, min(d, time.Second)) },
 		free: func(_ context.Context, ip netip.Addr) error {
 			if s.taken != nil && s.taken(ip, s.passed()) {
 				return &Conflict{"eth0", ip, net.HardwareAddr{2, 0, 0, 0, 0, 9}}

@@ -40,6 +40,8 @@ const (
 type Manager struct {
 	o Options
 
+	links *watch
+
 	// of discover alone
 	entries map[int]string // interface → entry of ethernets
 	macs    map[int]string // as first seen: a bond changes them
@@ -87,13 +89,14 @@ func Start(ctx context.Context, o Options) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{o: o, entries: map[int]string{}, macs: map[int]string{}, started: map[string]bool{}, waits: map[string]*wait{},
-		defaults: map[destination]Address{}, said: map[string]string{}, ready: make(chan struct{})}
+		defaults: map[destination]Address{}, said: map[string]string{}, ready: make(chan struct{}), links: newWatch()}
 	for _, id := range m.required() {
 		m.waits[id] = &wait{what: "no interface matches", required: true, since: time.Now()}
 	}
 	if len(m.waits) == 0 { // nothing is required by name, but a node needs an address
 		m.waits[anyInterface] = &wait{what: "no network card found", since: time.Now()}
 	}
+	go m.links.run(ctx)
 	go m.discover(ctx)
 	return m, nil
 }
@@ -194,13 +197,12 @@ func (m *Manager) discover(ctx context.Context) {
 	for ctx.Err() == nil {
 		m.look(ctx)
 		m.judge(time.Now())
-		pause := 200 * time.Millisecond
 		select {
-		case <-m.ready:
-			pause = 2 * time.Second
+		case <-m.ready: // from here on there is news only when a link is made
+			m.links.wait(ctx, time.Minute)
 		default:
 		}
-		sleep(ctx, pause)
+		sleep(ctx, 200*time.Millisecond) // pods make several links at once
 	}
 }
 

@@ -152,6 +152,8 @@ func (p *port) dhcp(ctx context.Context) {
 	holder{
 		servers: client{name: p.nic.Name, e: p.e, hostname: p.m.o.Hostname, timeout: 2 * time.Second, tries: 3},
 		link:    func() bool { return carrier(p.nic.Name) },
+		losses:  func() int { return p.m.links.lost(p.nic.Name) },
+		wait:    func(ctx context.Context, d time.Duration) { p.m.links.wait(ctx, min(d, time.Minute)) }, // a change just before is seen late
 		free:    func(ctx context.Context, ip netip.Addr) error { return probe(ctx, p.nic.Name, ip, p.m.o.Probe) },
 		got: func(ack *dhcpv4.DHCPv4) error {
 			a, err := fromACK(p.nic, ack, p.e)

@@ -21,6 +21,7 @@ var privileged = map[string]privilege{
 	"usr/bin/mount":               {fs.ModeSetuid, 0, 0, "users mount what fstab lets them; the node's fstab is empty"},
 	"usr/bin/umount":              {fs.ModeSetuid, 0, 0, "the other half of mount"},
 	"usr/bin/su":                  {fs.ModeSetuid, 0, 0, "users become root with a password; root has none by default"},
+	"usr/bin/newgrp":              {fs.ModeSetuid, 0, 0, "users change to a group of theirs; groups have no passwords"},
 	"usr/sbin/mount.cifs":         {fs.ModeSetuid, 0, 0, "the same for SMB mounts"},
 	"usr/sbin/mount.nfs":          {fs.ModeSetuid, 0, 0, "mount(8) calls it for a user's NFS mounts of fstab"},
 	"usr/lib/openssh/ssh-keysign": {fs.ModeSetuid, 0, 0, "does nothing unless ssh_config says EnableSSHKeysign"},

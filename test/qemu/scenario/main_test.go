@@ -27,7 +27,10 @@ import (
 	"slipway.dev/slipway/test/qemu/qemutest"
 )
 
-var out = flag.String("out", "", "directory with the bundles plain and packed, built")
+var (
+	out = flag.String("out", "", "directory with the bundles plain and packed, built")
+	all = flag.Bool("all", false, "also the scenarios that take many minutes")
+)
 
 // limit is how long a scenario may take to reach an event. It is no
 // expectation: a quiet machine needs a tenth of it.

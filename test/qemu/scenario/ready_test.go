@@ -17,9 +17,11 @@ import (
 // a network that leads nowhere, and then breaks things on it.
 func TestReady(t *testing.T) {
 	l := newLogin(t)
-	_, port := network(t)
+	port := timedNetwork(t)
 	started := time.Now()
-	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: l.cidata("node-1"),
+	config := l.cidata("node-1")
+	config["user-data"] = append(config["user-data"], "users:\n  - {name: ada, lock_passwd: false, hashed_passwd: "+adaHash+"}\n"...)
+	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config, RTC: year2001(),
 		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }})
 	if _, err := vm.Wait(limit(t, 40*time.Minute), done("ready")); err != nil {
 		t.Fatal(err)
@@ -33,11 +35,14 @@ func TestReady(t *testing.T) {
 	defer r.Close()
 	n := &node{t: t, ctx: ctx, vm: vm, r: r}
 	t.Run("everything runs", n.everythingRuns)
+	t.Run("clock is right", n.clockIsRight)
 	t.Run("nothing was unpacked", n.nothingUnpacked)
 	t.Run("pod and service", n.podAndService)
 	t.Run("services come back", n.servicesComeBack)
 	t.Run("status on the node", n.statusOnTheNode)
 	t.Run("init is small", n.initIsSmall)
+	t.Run("console login", n.consoleLogin)
+	t.Run("clock jumps", n.clockJumps)
 	t.Run("power button", n.powerButton)
 }
 
