@@ -218,7 +218,7 @@ func (s *Server) openHTTP(ctx context.Context) (service, error) {
 	if err != nil {
 		return service{}, busy("HTTP", err)
 	}
-	s.web = &web.Handler{Files: s.o.Boot.HTTP(), Events: s.onHTTP, Log: s.o.Log}
+	s.web = &web.Handler{Files: s.o.Boot.HTTP(), Events: s.onHTTP, Log: worth(s.o.Log)}
 	lim := web.Limits{Connections: 4096} // 400 nodes that read with all they have (firstboot/blobs)
 	return httpService(web.Server(s.web, lim, s.o.Log), web.Listen(ln, lim)), nil
 }
@@ -241,7 +241,7 @@ func (s *Server) openTFTP(ctx context.Context) (service, error) {
 	if err != nil {
 		return service{}, busy("TFTP", err)
 	}
-	s.tftp = &tftp.Server{Files: s.o.Boot.TFTP(), Events: s.onTFTP, Log: s.o.Log}
+	s.tftp = &tftp.Server{Files: s.o.Boot.TFTP(), Events: s.onTFTP, Log: worth(s.o.Log)}
 	return service{close: pc.Close, run: func(ctx context.Context) error { return s.tftp.Serve(ctx, pc) }}, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -148,5 +149,21 @@ func TestClusterOf(t *testing.T) {
 		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "%!")):
 			t.Errorf("got %v, want %q", err, c.want)
 		}
+	}
+}
+
+// TestTransfersAreNoLog: thousands of ranges would bury what matters.
+func TestTransfersAreNoLog(t *testing.T) {
+	for level, want := range map[slog.Level]int{slog.LevelInfo: 1, slog.LevelDebug: 2} {
+		var b bytes.Buffer
+		l := worth(slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: level})))
+		l.With("a", 1).WithGroup("g").Info("http", "name", "blob")
+		l.Warn("http", "name", "missing")
+		if got := strings.Count(b.String(), "msg=http"); got != want {
+			t.Errorf("%s: %d lines, want %d", level, got, want)
+		}
+	}
+	if worth(nil) != nil {
+		t.Error("no log became one")
 	}
 }

@@ -1,7 +1,9 @@
 package serve
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 
@@ -71,3 +73,20 @@ func (s *Server) onHTTP(e web.Event) {
 		s.o.Seed.Record(st)
 	}
 }
+
+// worth keeps a line per transfer, of which a node's content has thousands, for
+// who asked for details. What went wrong stays.
+func worth(l *slog.Logger) *slog.Logger {
+	if l == nil || l.Enabled(context.Background(), slog.LevelDebug) {
+		return l
+	}
+	return slog.New(warnings{l.Handler()})
+}
+
+type warnings struct{ slog.Handler }
+
+func (h warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && h.Handler.Enabled(ctx, l)
+}
+func (h warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{h.Handler.WithAttrs(a)} }
+func (h warnings) WithGroup(name string) slog.Handler   { return warnings{h.Handler.WithGroup(name)} }
