@@ -64,6 +64,8 @@ type Server struct {
 	tftp *tftp.Server
 	web  *web.Handler
 
+	neighbour pxe.Neighbour
+
 	mu      sync.Mutex
 	mode    Mode
 	nobody  bool // gave an address when this seed asked, and this one does not
@@ -72,7 +74,9 @@ type Server struct {
 }
 
 // New checks nothing and opens nothing; Run does.
-func New(o Options) *Server { return &Server{Seed: o.Seed, o: o} }
+func New(o Options) *Server {
+	return &Server{Seed: o.Seed, o: o, neighbour: pxe.ARPTable(o.Wire.Name)}
+}
 
 // Status is the seed's own with what the wire adds.
 func (s *Server) Status() seed.Status {

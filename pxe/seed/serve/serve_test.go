@@ -167,3 +167,28 @@ func TestTransfersAreNoLog(t *testing.T) {
 		t.Error("no log became one")
 	}
 }
+
+// TestWhoseAddress: the site's DHCP server gave a machine's address to another.
+func TestWhoseAddress(t *testing.T) {
+	s := server(t, seed.Options{}, nodes)
+	before, now, a := pxe.MAC{2, 0, 0, 0, 0, 1}, pxe.MAC{2, 0, 0, 0, 0, 2}, netip.MustParseAddr("192.168.50.70")
+	for _, m := range []pxe.MAC{now, before} {
+		s.Observe(pxe.Event{Machine: pxe.Machine{MAC: m, Arch: "amd64", Firmware: pxe.UEFI, Class: "PXEClient"}, Step: pxe.StepProxyOffer})
+	}
+	s.Observe(pxe.Event{Machine: pxe.Machine{MAC: before}, Step: pxe.StepAck, Text: a.String()})
+	table := map[netip.Addr]pxe.MAC{a: now}
+	s.neighbour = func(a netip.Addr) pxe.MAC { return table[a] }
+	for mode, want := range map[Mode]pxe.MAC{Full: before, Proxy: now} {
+		s.setMode(mode, nil)
+		if got := s.machine(a); got != want.String() {
+			t.Errorf("%s: got %s, want %s", mode, got, want)
+		}
+	}
+	table[a] = pxe.MAC{2, 0, 0, 0, 0, 9} // its second card
+	if got := s.machine(a); got == "" {
+		t.Error("nobody")
+	}
+	if got := s.machine(netip.MustParseAddr("192.168.50.71")); got != "" {
+		t.Errorf("an address of nobody: %s", got)
+	}
+}

@@ -16,13 +16,23 @@ import (
 )
 
 // machine tells which machine has an address: by its lease, or, beside another
-// DHCP server, by this computer's neighbour table.
+// DHCP server, by this computer's neighbour table. There an address that a
+// machine had yesterday may be another's now.
 func (s *Server) machine(a netip.Addr) string {
 	a = a.Unmap()
-	if id, ok := s.At(a); ok {
+	if s.modeNow() == Full {
+		if id, ok := s.At(a); ok {
+			return id
+		}
+	}
+	m := s.neighbour(a)
+	if _, err := s.Machine(m.String()); err == nil {
+		return m.String()
+	}
+	if id, ok := s.At(a); ok { // by another card than it booted from
 		return id
 	}
-	if m := pxe.ARPTable(s.o.Wire.Name)(a); m != (pxe.MAC{}) {
+	if m != (pxe.MAC{}) {
 		return m.String()
 	}
 	return ""
