@@ -53,6 +53,22 @@ func foreign(p *dhcpv4.DHCPv4, from, own netip.Addr) (Foreign, bool) {
 	return f, f.ID.IsValid() && f.ID != own && f.From != own
 }
 
+// bootServer reads the packet of another proxyDHCP, a second seed for instance:
+// it takes nobody's address, but firmware boots from whoever answers first.
+func bootServer(p *dhcpv4.DHCPv4, from, own netip.Addr) (Foreign, bool) {
+	t := p.MessageType()
+	class := plain(p.GetOneOption(dhcpv4.OptionClassIdentifier))
+	if p.OpCode != dhcpv4.OpcodeBootReply || t != dhcpv4.MessageTypeOffer && t != dhcpv4.MessageTypeAck || field4(p.YourIPAddr).IsValid() ||
+		!isClass(class, classPXE) && !isClass(class, classHTTP) {
+		return Foreign{}, false
+	}
+	f := Foreign{ID: option4(p, dhcpv4.OptionServerIdentifier), From: from.Unmap()}
+	if !f.ID.IsValid() {
+		f.ID = f.From
+	}
+	return f, f.ID.IsValid() && f.ID != own && f.From != own
+}
+
 // discover is an ordinary client's question, answered by broadcast.
 func discover(self MAC) (*dhcpv4.DHCPv4, error) {
 	p, err := dhcpv4.NewDiscovery(self[:], dhcpv4.WithBroadcast(true))
@@ -123,32 +139,50 @@ func collect(conn net.PacketConn, own netip.Addr, wait time.Duration, found map[
 
 // Watcher notices servers that appear after the probe.
 type Watcher struct {
-	own  netip.Addr
-	tell func(Foreign)
+	own   netip.Addr
+	tell  func(Foreign)
+	boots func(Foreign) // another boot server, which gives no address; may be nil
 
 	mu   sync.Mutex
-	seen map[netip.Addr]bool
+	seen map[sighting]bool
+}
+
+type sighting struct {
+	id     netip.Addr
+	leases bool
 }
 
 // NewWatcher calls tell once for each foreign server.
 func NewWatcher(own netip.Addr, tell func(Foreign)) *Watcher {
-	return &Watcher{own: own, tell: tell, seen: map[netip.Addr]bool{}}
+	return &Watcher{own: own, tell: tell, seen: map[sighting]bool{}}
 }
 
 // See looks at a packet from a server's port and says whether it is foreign.
 func (w *Watcher) See(p *dhcpv4.DHCPv4, from netip.Addr) bool {
-	f, ok := foreign(p, from, w.own)
-	if !ok {
+	if f, ok := foreign(p, from, w.own); ok {
+		if w.first(sighting{f.ID, true}) {
+			w.tell(f)
+		}
+		return true
+	}
+	if f, ok := bootServer(p, from, w.own); ok && w.boots != nil && w.first(sighting{f.ID, false}) {
+		w.boots(f)
+	}
+	return false
+}
+
+func (w *Watcher) first(s sighting) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for o := range w.seen {
+		if o.leases == s.leases { // made-up ones of one kind do not hide the other
+			n++
+		}
+	}
+	if w.seen[s] || n >= 64 {
 		return false
 	}
-	w.mu.Lock()
-	first := !w.seen[f.ID] && len(w.seen) < 64
-	if first {
-		w.seen[f.ID] = true
-	}
-	w.mu.Unlock()
-	if first {
-		w.tell(f)
-	}
+	w.seen[s] = true
 	return true
 }

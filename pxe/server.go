@@ -65,6 +65,7 @@ func (s *Server) Counters() Counters {
 func (s *Server) Serve(ctx context.Context, c Conns) error {
 	s.probe = make(chan struct{}, 1)
 	watcher := NewWatcher(s.Proxy.server, s.yield)
+	watcher.boots = s.besides
 	g, ctx := errgroup.WithContext(ctx)
 	conns := []net.PacketConn{c.DHCP, c.Boot}
 	if c.Client != nil {
@@ -109,6 +110,16 @@ func (s *Server) yield(f Foreign) {
 	if s.Foreign != nil {
 		s.Foreign(f)
 	}
+}
+
+// besides tells of another boot server. Nothing else can be done: firmware takes
+// whichever answer it likes.
+func (s *Server) besides(f Foreign) {
+	if s.Who != nil {
+		f.MAC = s.Who(f.From)
+	}
+	s.tell(Event{Machine: Machine{MAC: f.MAC}, Step: StepForeign,
+		Text: "boot server " + f.String() + " answers netboot firmware here too, a second seed for instance: machines may boot from it instead"})
 }
 
 func (s *Server) tell(e Event) {

@@ -302,3 +302,31 @@ func TestProbe(t *testing.T) {
 		t.Errorf("%d DISCOVERs in 1.2 s, want 2", len(w.out))
 	}
 }
+
+// TestAnotherBootServer: a second seed beside a DHCP server takes no address
+// away, and nobody knows from whom a machine will boot.
+func TestAnotherBootServer(t *testing.T) {
+	r := run(t, true, always)
+	for _, id := range []netip.Addr{serverAddr, otherAddr, otherAddr} {
+		p := packet(mac1, dhcpv4.MessageTypeOffer, map[uint8]string{54: raw(id), 60: "PXEClient"})
+		p.OpCode = dhcpv4.OpcodeBootReply
+		r.send(r.c68, p.ToBytes(), id.String()+":67")
+	}
+	if e := r.settled(StepForeign); !strings.Contains(e.Text, "boot server 10.77.0.254") {
+		t.Errorf("got %s", e)
+	}
+	r.send(r.c67, packet(mac1, dhcpv4.MessageTypeDiscover, nil).ToBytes(), "0.0.0.0:68")
+	if p, _ := r.sent(r.c67); !field4(p.YourIPAddr).IsValid() {
+		t.Errorf("leasing stopped: %v", p)
+	}
+	r.stop()
+	<-r.done
+	if r.Yielded() || len(r.foreign) != 0 {
+		t.Error("yielded to a server that leases nothing")
+	}
+	for len(r.events) > 0 {
+		if e := <-r.events; e.Step == StepForeign {
+			t.Errorf("told again: %s", e)
+		}
+	}
+}

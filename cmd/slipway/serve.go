@@ -98,7 +98,12 @@ func (a *app) serve(ctx context.Context, f *serveFlags, names []string) error {
 	if f.dir, err = f.stateOr(); err != nil {
 		return err
 	}
-	s, err := seed.Open(f.dir, cluster, seed.Options{Log: a.logger(), Kube: kube.New(a.logger()), Manifest: media[0].Manifest, Address: wire.Addr})
+	o := display(a.out)
+	live, log := table.NewLive(a.out, o), a.logger()
+	if o.Size != nil { // above the table, which it would tear
+		log = a.loggerTo(live)
+	}
+	s, err := seed.Open(f.dir, cluster, seed.Options{Log: log, Kube: kube.New(log), Manifest: media[0].Manifest, Address: wire.Addr})
 	if err != nil {
 		return err
 	}
@@ -112,17 +117,16 @@ func (a *app) serve(ctx context.Context, f *serveFlags, names []string) error {
 	if err != nil {
 		return err
 	}
-	srv := serve.New(serve.Options{Wire: wire, Cluster: cluster, Seed: s, Boot: b, Ports: f.ports, State: f.dir, Page: f.page, PageLAN: f.pageLAN, Self: f.self, Kubeconfig: f.kubeconfig, Log: a.logger()})
-	return a.runSeed(ctx, srv)
+	srv := serve.New(serve.Options{Wire: wire, Cluster: cluster, Seed: s, Boot: b, Ports: f.ports, State: f.dir, Page: f.page, PageLAN: f.pageLAN, Self: f.self, Kubeconfig: f.kubeconfig, Log: log})
+	return a.runSeed(ctx, srv, live)
 }
 
 // runSeed serves and shows the machines, until it is interrupted: the ordinary
 // end of a seed.
-func (a *app) runSeed(ctx context.Context, srv *serve.Server) error {
-	live := table.NewLive(a.out, display(a.out))
+func (a *app) runSeed(ctx context.Context, srv *serve.Server, live *table.Live) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return srv.Run(gctx) })
-	g.Go(func() error { return live.Run(gctx, table.Of(srv), nil) })
+	g.Go(func() error { return live.Run(gctx, since(srv), nil) })
 	err := g.Wait()
 	if e := live.Close(); err == nil {
 		err = e
@@ -132,6 +136,20 @@ func (a *app) runSeed(ctx context.Context, srv *serve.Server) error {
 		return nil
 	}
 	return err
+}
+
+// since leaves out what earlier runs of the seed have printed.
+func since(srv *serve.Server) table.Load {
+	var before uint64
+	steps, _ := srv.Steps(0)
+	began := srv.Status().Started
+	for _, st := range steps {
+		if st.Time.Before(began) {
+			before = st.Seq
+		}
+	}
+	load := table.Of(srv)
+	return func(ctx context.Context, after uint64) (table.Snapshot, error) { return load(ctx, max(after, before)) }
 }
 
 // openMedia opens and verifies the manifests; what is open is returned with an error too.

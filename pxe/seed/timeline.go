@@ -21,7 +21,7 @@ import (
 const (
 	perMachine   = 500
 	perSeed      = 20_000
-	perStrangers = 5_000  // of perSeed, of machines that nobody let in
+	perStrangers = 5_000  // of perSeed, and as many of those that nobody let in
 	slack        = 1_000  // steps between two trims
 	maxStrangers = 4096   // machines that did nothing but ask
 	maxQueue     = 16_384 // packets that wait for the disk
@@ -181,13 +181,18 @@ func (s *Seed) trim() {
 		return
 	}
 	keep := make([]Step, 0, perSeed)
-	count, strange := map[string]int{}, 0
+	count, strange, waiting := map[string]int{}, 0, 0
 	for _, st := range slices.Backward(s.steps) {
 		r := s.machines[st.Machine]
 		gone := st.Machine != "" && r == nil || count[st.Machine] >= perMachine || len(keep) >= perSeed
-		if !gone && r != nil && !r.ours() {
+		switch {
+		case gone || r == nil || r.ours():
+		case r.stranger():
 			strange++
 			gone = strange > perStrangers
+		default: // a storm of packets does not push out who waits for approval
+			waiting++
+			gone = waiting > perStrangers
 		}
 		if gone {
 			s.gone = append(s.gone, st.Seq)

@@ -97,6 +97,7 @@ func newLab(t *testing.T) *lab {
 	began := time.Now()
 	l.Server = server(t, seed.Options{Clock: func() time.Time { return began.Add(time.Duration(l.passed.Load())) }}, nodes)
 	l.o.Boot = loaders(t)
+	l.neighbour = func(netip.Addr) pxe.MAC { return pxe.MAC{} }
 	only := netip.MustParseAddr(labAddr)
 	n := pxe.Network{Server: netip.MustParseAddr("127.0.0.1"), Subnet: netip.MustParsePrefix("127.0.0.0/24"), First: only, Last: only.Next(), LeaseTime: time.Hour}
 	mac, _ := pxe.ParseMAC(labMAC)

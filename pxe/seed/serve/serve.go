@@ -64,6 +64,8 @@ type Server struct {
 	tftp *tftp.Server
 	web  *web.Handler
 
+	neighbour pxe.Neighbour
+
 	mu      sync.Mutex
 	mode    Mode
 	nobody  bool // gave an address when this seed asked, and this one does not
@@ -72,7 +74,9 @@ type Server struct {
 }
 
 // New checks nothing and opens nothing; Run does.
-func New(o Options) *Server { return &Server{Seed: o.Seed, o: o} }
+func New(o Options) *Server {
+	return &Server{Seed: o.Seed, o: o, neighbour: pxe.ARPTable(o.Wire.Name)}
+}
 
 // Status is the seed's own with what the wire adds.
 func (s *Server) Status() seed.Status {
@@ -218,7 +222,7 @@ func (s *Server) openHTTP(ctx context.Context) (service, error) {
 	if err != nil {
 		return service{}, busy("HTTP", err)
 	}
-	s.web = &web.Handler{Files: s.o.Boot.HTTP(), Events: s.onHTTP, Log: s.o.Log}
+	s.web = &web.Handler{Files: s.o.Boot.HTTP(), Events: s.onHTTP, Log: worth(s.o.Log)}
 	lim := web.Limits{Connections: 4096} // 400 nodes that read with all they have (firstboot/blobs)
 	return httpService(web.Server(s.web, lim, s.o.Log), web.Listen(ln, lim)), nil
 }
@@ -241,7 +245,7 @@ func (s *Server) openTFTP(ctx context.Context) (service, error) {
 	if err != nil {
 		return service{}, busy("TFTP", err)
 	}
-	s.tftp = &tftp.Server{Files: s.o.Boot.TFTP(), Events: s.onTFTP, Log: s.o.Log}
+	s.tftp = &tftp.Server{Files: s.o.Boot.TFTP(), Events: s.onTFTP, Log: worth(s.o.Log)}
 	return service{close: pc.Close, run: func(ctx context.Context) error { return s.tftp.Serve(ctx, pc) }}, nil
 }
 

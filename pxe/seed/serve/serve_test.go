@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -148,5 +149,46 @@ func TestClusterOf(t *testing.T) {
 		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "%!")):
 			t.Errorf("got %v, want %q", err, c.want)
 		}
+	}
+}
+
+// TestTransfersAreNoLog: thousands of ranges would bury what matters.
+func TestTransfersAreNoLog(t *testing.T) {
+	for level, want := range map[slog.Level]int{slog.LevelInfo: 1, slog.LevelDebug: 2} {
+		var b bytes.Buffer
+		l := worth(slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: level})))
+		l.With("a", 1).WithGroup("g").Info("http", "name", "blob")
+		l.Warn("http", "name", "missing")
+		if got := strings.Count(b.String(), "msg=http"); got != want {
+			t.Errorf("%s: %d lines, want %d", level, got, want)
+		}
+	}
+	if worth(nil) != nil {
+		t.Error("no log became one")
+	}
+}
+
+// TestWhoseAddress: the site's DHCP server gave a machine's address to another.
+func TestWhoseAddress(t *testing.T) {
+	s := server(t, seed.Options{}, nodes)
+	before, now, a := pxe.MAC{2, 0, 0, 0, 0, 1}, pxe.MAC{2, 0, 0, 0, 0, 2}, netip.MustParseAddr("192.168.50.70")
+	for _, m := range []pxe.MAC{now, before} {
+		s.Observe(pxe.Event{Machine: pxe.Machine{MAC: m, Arch: "amd64", Firmware: pxe.UEFI, Class: "PXEClient"}, Step: pxe.StepProxyOffer})
+	}
+	s.Observe(pxe.Event{Machine: pxe.Machine{MAC: before}, Step: pxe.StepAck, Text: a.String()})
+	table := map[netip.Addr]pxe.MAC{a: now}
+	s.neighbour = func(a netip.Addr) pxe.MAC { return table[a] }
+	for mode, want := range map[Mode]pxe.MAC{Full: before, Proxy: now} {
+		s.setMode(mode, nil)
+		if got := s.machine(a); got != want.String() {
+			t.Errorf("%s: got %s, want %s", mode, got, want)
+		}
+	}
+	table[a] = pxe.MAC{2, 0, 0, 0, 0, 9} // its second card
+	if got := s.machine(a); got == "" {
+		t.Error("nobody")
+	}
+	if got := s.machine(netip.MustParseAddr("192.168.50.71")); got != "" {
+		t.Errorf("an address of nobody: %s", got)
 	}
 }

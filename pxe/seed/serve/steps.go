@@ -1,7 +1,9 @@
 package serve
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 
@@ -14,13 +16,23 @@ import (
 )
 
 // machine tells which machine has an address: by its lease, or, beside another
-// DHCP server, by this computer's neighbour table.
+// DHCP server, by this computer's neighbour table. There an address that a
+// machine had yesterday may be another's now.
 func (s *Server) machine(a netip.Addr) string {
 	a = a.Unmap()
-	if id, ok := s.At(a); ok {
+	if s.modeNow() == Full {
+		if id, ok := s.At(a); ok {
+			return id
+		}
+	}
+	m := s.neighbour(a)
+	if _, err := s.Machine(m.String()); err == nil {
+		return m.String()
+	}
+	if id, ok := s.At(a); ok { // by another card than it booted from
 		return id
 	}
-	if m := pxe.ARPTable(s.o.Wire.Name)(a); m != (pxe.MAC{}) {
+	if m != (pxe.MAC{}) {
 		return m.String()
 	}
 	return ""
@@ -71,3 +83,20 @@ func (s *Server) onHTTP(e web.Event) {
 		s.o.Seed.Record(st)
 	}
 }
+
+// worth keeps a line per transfer, of which a node's content has thousands, for
+// who asked for details. What went wrong stays.
+func worth(l *slog.Logger) *slog.Logger {
+	if l == nil || l.Enabled(context.Background(), slog.LevelDebug) {
+		return l
+	}
+	return slog.New(warnings{l.Handler()})
+}
+
+type warnings struct{ slog.Handler }
+
+func (h warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && h.Handler.Enabled(ctx, l)
+}
+func (h warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{h.Handler.WithAttrs(a)} }
+func (h warnings) WithGroup(name string) slog.Handler   { return warnings{h.Handler.WithGroup(name)} }
