@@ -166,6 +166,7 @@ func (s *Server) serve(ctx context.Context, pc net.PacketConn, from net.Addr, re
 	file, size, ok := s.Files(req.name)
 	if !ok {
 		no := &refusal{codeNotFound, "no such file"}
+		s.slots.free(slot) // first: GRUB asks for the next name as soon as it reads this
 		s.refuse(pc, from, no)
 		if optional(req.name) {
 			return Event{Outcome: Optional}
@@ -174,6 +175,7 @@ func (s *Server) serve(ctx context.Context, pc net.PacketConn, from net.Addr, re
 	}
 	conn, err := s.listen(pc)
 	if err != nil {
+		s.slots.free(slot)
 		s.refuse(pc, from, &refusal{codeUndefined, "no port for the transfer"})
 		return Event{Outcome: Failed, Size: size, Err: fmt.Errorf("opening a port: %w", err)}
 	}
