@@ -251,6 +251,8 @@ func TestSeedIsSpared(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if most > 16 {
 		t.Errorf("%d connections at one time", most)
 	}
