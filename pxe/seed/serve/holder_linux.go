@@ -13,11 +13,11 @@ import (
 func holder(proto string, port int) string {
 	inodes := map[string]bool{}
 	for _, table := range []string{proto, proto + "6"} {
-		raw, err := os.ReadFile("/proc/net/" + table)
+		raw, err := os.ReadFile("/proc/thread-self/net/" + table)
 		if err != nil {
 			continue
 		}
-		// proc_net_tcp(5): slot, local address:port in hex, remote, state, ...; the tenth is the inode.
+		// The thread's own network namespace, not that of the first thread. proc_net_tcp(5): slot, local address:port in hex, remote, state, ...; the tenth is the inode.
 		for line := range strings.Lines(string(raw)) {
 			f := strings.Fields(line)
 			if len(f) < 10 || proto == "tcp" && f[3] != "0A" { // LISTEN
