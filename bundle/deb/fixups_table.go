@@ -257,7 +257,7 @@ func reviewed() map[string]string {
 		"nvme-cli": "names of the host, which nvme makes of the machine's UUID when they are missing", "pciutils": upgrade,
 		"cifs-utils": "a plug-in for accounts of a domain, which no node joins", "smartmontools": "the list of drives that it installs is built in, too",
 		"e2fsprogs": "initramfs and services", "xfsprogs": "initramfs and services",
-		"libpam0g": upgrade, "login": upgrade, "libpam-modules-bin": upgrade, "libgssapi-krb5-2": upgrade, "vim-common": upgrade,
+		"libpam0g": upgrade, "login": upgrade, "login.defs": upgrade, "libpam-modules-bin": upgrade, "libgssapi-krb5-2": upgrade, "vim-common": upgrade,
 		"dash": merged, "gzip": merged, "libext2fs2t64": merged, "libreadline8t64": merged, "libtirpc3t64": merged, "util-linux-extra": merged,
 		"ebtables":       "alternatives: iptables has the preferred ones",
 		"iproute2":       "capabilities for `ip vrf exec` as a user",
