@@ -281,7 +281,9 @@ func (n *node) statusOnTheNode(t *testing.T) {
 		`"slipway":1`:    {"slipway", "events", "-o", "json"},
 		"kubernetes":     {"slipway", "events"},
 		"level=":         {"slipway", "logs", "containerd"},
-		"usage: slipway": {"sh", "-c", "slipway nonsense 2>&1; true"},
+		"usage: slipway": {"sh", "-c", "slipway status of something 2>&1; true"},
+		// All other verbs are the operator's tool.
+		`unknown command "nonsense"`: {"sh", "-c", "slipway nonsense 2>&1; true"},
 	} {
 		if out, err := n.r.Must(n.ctx, argv...); err != nil || !strings.Contains(out, want) {
 			t.Errorf("%q: no %q: %v\n%.800s", argv, want, err, out)
