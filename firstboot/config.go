@@ -43,8 +43,16 @@ func isURL(s string) bool { return strings.HasPrefix(s, "http://") || strings.Ha
 const configLimit = time.Minute
 
 func configPhase(ctx context.Context, n *Node) error {
-	if n.Cmdline.Seed != "" {
-		return n.enrolled(ctx)
+	if n.disk == nil && n.Cmdline.Seed != "" {
+		if err := n.knownDisk(ctx); err != nil {
+			return err
+		}
+		if n.disk == nil {
+			return n.enrolled(ctx)
+		}
+	}
+	if n.disk != nil {
+		return n.ownConfig()
 	}
 	n.Report.Also(nil) // there is nobody to send events to
 	ctx, cancel := context.WithTimeout(ctx, configLimit)
@@ -216,6 +224,6 @@ func (n *Node) parse(r raw) error {
 	for _, w := range append(slices.Clone(u.Warnings), meta.Warnings...) {
 		n.step("warning", w.Error(), nil)
 	}
-	n.User, n.Meta, n.Network, n.source = u, meta, net, r.source
+	n.User, n.Meta, n.Network, n.source, n.files = u, meta, net, r.source, r.files
 	return nil
 }
