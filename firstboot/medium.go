@@ -173,7 +173,7 @@ func (n *Node) useStore(m *lock.Manifest, from blobs.Source) error {
 // used are the blobs that a running node reads.
 func used(m *lock.Manifest) []lock.Blob {
 	return slices.DeleteFunc(slices.Clone(m.Blobs), func(b lock.Blob) bool {
-		return b.Role == lock.RoleKernel || b.Role == lock.RoleInitramfs || b.Role == lock.RoleLoader
+		return b.Role == lock.RoleKernel || b.Role == lock.RoleInitramfs || b.Role == lock.RoleLoader || b.Role == lock.RoleDiskLoader
 	})
 }
 
