@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -184,11 +185,29 @@ func (d *Disk) Finish(s bootdisk.Slot, m *lock.Manifest) error {
 	if d.Active {
 		return nil
 	}
+	if err := d.mbrCode(s, m); err != nil {
+		return failed(d.Path, err)
+	}
 	if err := dev.write(d.plan.Activate()); err != nil {
 		return failed(d.Path, err)
 	}
 	d.Active = true
 	return nil
+}
+
+// mbrCode is the code of the MBR from the slot's own content.
+func (d *Disk) mbrCode(s bootdisk.Slot, m *lock.Manifest) error {
+	for _, b := range m.Blobs {
+		if b.Role != lock.RoleDiskLoader || path.Base(b.Name) != "isohdpfx.bin" {
+			continue
+		}
+		raw, err := os.ReadFile(d.Blob(s, b))
+		if err != nil {
+			return err
+		}
+		return d.plan.Code(raw)
+	}
+	return d.plan.Code(nil)
 }
 
 // Bad takes a blob that was read back wrong out of a slot, so that another try

@@ -2,7 +2,6 @@ package install
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -38,7 +37,7 @@ func look(path string) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	return Found{path, f.ID, f.Active}, nil
+	return Found{path, f.Disk.ID(), f.Active}, nil
 }
 
 // Open mounts a disk that Find found. An error that is fs.ErrNotExist means
@@ -53,10 +52,7 @@ func Open(ctx context.Context, m Machine, f Found) (*Disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)
 	}
-	if read.Disk == nil {
-		return nil, fmt.Errorf("%s: %w", f.Path, errors.New("its partition table is not complete"))
-	}
-	d := &Disk{Path: f.Path, ID: read.ID, Active: read.Active, m: m, plan: read.Disk,
+	d := &Disk{Path: f.Path, ID: read.Disk.ID(), Active: read.Active, m: m, plan: read.Disk,
 		Store: filepath.Join(m.Mounts, "store"), State: filepath.Join(m.Mounts, "state")}
 	if err := d.mount(ctx); err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)

@@ -64,8 +64,7 @@ func (o Owner) ID() bootdisk.GUID {
 	var g bootdisk.GUID
 	sum := sha256.Sum256(fmt.Appendf(nil, "slipway disk 1\x00%s\x00%s", o.Node, o.Instance))
 	copy(g[:], sum[:])
-	g[6], g[8] = g[6]&0x0f|0x80, g[8]&0x3f|0x80 // RFC 9562, version 8
-	return g
+	return bootdisk.NewGUID(g)
 }
 
 // Begin makes a disk the owner's, from whatever it was, or goes on where an
@@ -99,12 +98,14 @@ func Begin(ctx context.Context, m Machine, path string, o Owner, content int64, 
 // written after both file systems were made.
 func (d *Disk) resume(ctx context.Context, dev *device) (bool, error) {
 	found, err := bootdisk.Read(dev, dev.geometry)
-	if errors.Is(err, bootdisk.ErrNone) || err == nil && found.ID != d.ID {
+	if errors.Is(err, bootdisk.ErrNone) || err == nil && found.Disk.ID() != d.ID {
 		return false, nil
 	}
 	if err != nil {
 		return false, failed(d.Path, err)
 	}
+	planned := d.plan
+	d.plan = found.Disk // a bundle of another size would be given other places
 	err = d.mount(ctx)
 	if err == nil {
 		d.Active = found.Active
@@ -115,6 +116,7 @@ func (d *Disk) resume(ctx context.Context, dev *device) (bool, error) {
 		return false, report.Fail("SW-INSTALL-STORE", "look at the disk with e2fsck; to lose what is on it, wipe it and start the machine again",
 			fmt.Errorf("%s is an installed node's and cannot be used: %w", d.Path, err))
 	}
+	d.plan = planned
 	d.m.Tell(fmt.Sprintf("%s: an earlier try was cut short (%v): from the start", d.Path, err))
 	return false, nil
 }

@@ -81,7 +81,7 @@ func Parse(s string) (Cmdline, error) {
 		case "slipway.pin":
 			c.Pin = strings.ToLower(v)
 		case "slipway.disk":
-			c.Disk = strings.ToUpper(v)
+			c.Disk = strings.ToLower(v)
 		case "slipway.slot":
 			c.Slot = v
 		case "slipway.events":
