@@ -129,7 +129,7 @@ func TestEveryPackageSaysWhatItDoesNotDo(t *testing.T) {
 func TestBudgets(t *testing.T) {
 	files := map[string]int{
 		"cmd/slipway":       20, // a file per verb
-		"configs":           24, // a section of a file that a person writes is a file here
+		"configs":           25, // a section of a file that a person writes is a file here
 		"firstboot":         17, // a file per phase
 		"firstboot/kubeadm": 14, // documents and services of one program, init and join
 		"test/qemu":         13, // a file per part of a machine
