@@ -59,8 +59,13 @@ func TestImports(t *testing.T) {
 		"bundle":  {"bundle", "configs"},
 		"images":  {"images", "configs", "bundle/lock", "bundle/store", "bundle/deb"},
 		"overlay": {"overlay", "images/rootfs", "bundle/lock", "configs/arch"},
+<<<<<<< HEAD
 		// The node knows the contracts about media and command lines, never how they are made.
 		"firstboot": {"firstboot", "configs", "bundle/lock", "bundle/store", "images/boot", "images/bootdisk", "images/layout", "images/medium", "images/isofs"},
+=======
+		// The node knows the contracts about media, command lines and its own disk, never how media are made.
+		"firstboot": {"firstboot", "configs", "bundle/lock", "bundle/store", "images/boot", "images/bootdisk", "images/layout"},
+>>>>>>> 8ad9aa5d288cbf558c09ec774898a5ff642d4747
 		"pxe":       {"pxe", "configs", "bundle/lock", "bundle/store", "images/boot", "images/layout", "images/isofs", "images/medium"},
 	}
 	leaves := []string{"configs/arch", "images/rootfs", "images/layout", "images/iso9660", "images/isofs"}
