@@ -186,7 +186,6 @@ func chunks(ctx context.Context, r *store.Reader, have io.ReaderAt, out io.Write
 	return ctx.Err() // a loop that ctx cut short has no error of its own and proved nothing
 }
 
-
 // LinkLayer makes the name that containerd's EROFS snapshotter looks for in a
 // layer content cache: <dir>/sha256/<first 2>/<diffID>.erofs.
 func (s *Store) LinkLayer(dir string, b lock.Blob) error {
