@@ -16,6 +16,7 @@ import (
 	"slipway.dev/slipway/firstboot/disks"
 	"slipway.dev/slipway/firstboot/install"
 	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/root"
 	"slipway.dev/slipway/images/boot"
 	"slipway.dev/slipway/images/layout"
 )
@@ -35,10 +36,10 @@ func installPhase(ctx context.Context, n *Node) error {
 		n.done("the config names no disk: the node lives in memory and on its boot medium", nil)
 		return n.bring()
 	}
-	n.stopSystem()
-	if err := n.commands(ctx, "slipway.hooks.beforeInstall", n.User.Slipway.Hooks.BeforeInstall); err != nil {
+	if err := n.beforeInstall(ctx); err != nil {
 		return err
 	}
+	n.stopSystem()
 	d, err := n.beginInstall(ctx)
 	if err != nil {
 		return err
@@ -65,6 +66,32 @@ func installPhase(ctx context.Context, n *Node) error {
 		return err
 	}
 	return n.runFrom(d)
+}
+
+// beforeInstall runs commands while every disk is still as it was found. They
+// see the system that is going to be installed, read-only, from the medium.
+func (n *Node) beforeInstall(ctx context.Context) error {
+	hooks := n.User.Slipway.Hooks.BeforeInstall
+	if len(hooks) == 0 || n.hooked {
+		return nil
+	}
+	if err := n.bring(); err != nil {
+		return err
+	}
+	if err := n.system.wait(ctx); err != nil {
+		return storeFailure(err)
+	}
+	sys, err := n.Manifest.Find(lock.RoleSystem)
+	if err != nil {
+		return err
+	}
+	if err := root.Visit(n.Store.Path(sys), base); err != nil {
+		return report.Fail("SW-SYSTEM-MOUNT", "build the image again", err)
+	}
+	defer root.Leave(base)
+	err = n.commandsIn(ctx, base, "slipway.hooks.beforeInstall", hooks)
+	n.hooked = err == nil
+	return err
 }
 
 // beginInstall chooses the disk, asks for consent and makes it this node's.

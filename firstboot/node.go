@@ -79,6 +79,7 @@ type Node struct {
 	access   string      // how to log in at a console
 	images   images
 	imported bool
+	hooked   bool // the commands before the installation have run
 }
 
 // New returns a node that lives as long as ctx.

@@ -70,6 +70,9 @@ func (r *Reader) Close() {
 	}
 }
 
+// Name is the blob's.
+func (r *Reader) Name() string { return r.blob.Name }
+
 // Count is the number of chunks.
 func (r *Reader) Count() int { return len(r.blob.Chunks) }
 

@@ -20,7 +20,7 @@ import (
 
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/bundle/store"
-	"slipway.dev/slipway/images/layout"
+	"slipway.dev/slipway/images/medium"
 )
 
 // File is an open blob as its source stores it.
@@ -43,7 +43,9 @@ type Source interface {
 type Dir string
 
 // Local implements Source.
-func (d Dir) Local(b lock.Blob) string { return filepath.Join(string(d), layout.Blobs, b.File()) }
+func (d Dir) Local(b lock.Blob) string {
+	return filepath.Join(string(d), filepath.FromSlash(medium.Path(b)))
+}
 
 // Open implements Source.
 func (d Dir) Open(_ context.Context, b lock.Blob) (File, error) {
@@ -168,6 +170,7 @@ func chunks(ctx context.Context, r *store.Reader, have io.ReaderAt, out io.Write
 			}
 			if err == nil && !held && out != nil {
 				_, err = out.WriteAt(plain, int64(i)*lock.ChunkSize)
+				err = written(r, err)
 			}
 			if err != nil {
 				return err

@@ -64,8 +64,12 @@ func (d *Disk) Fill(ctx context.Context, s bootdisk.Slot, b Bundle, progress fun
 		if err := share(d.Blob(s.Other(), blob), to, blob.Size); err != nil {
 			return failed(d.Path, err)
 		}
-		if err := blobs.Copy(ctx, b.From, blob, to, func(n int64) { progress(before+n, total) }); err != nil {
-			return failed(d.Path, err)
+		err := blobs.Copy(ctx, b.From, blob, to, func(n int64) { progress(before+n, total) })
+		if w, ours := errors.AsType[*blobs.WriteError](err); ours {
+			return failed(d.Path, w)
+		}
+		if err != nil {
+			return err
 		}
 		before += blob.Size
 	}
