@@ -64,6 +64,9 @@ func configPhase(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
+	if n.disk != nil {
+		return n.ownConfig()
+	}
 	if r, err = n.becomeSeed(r); err == nil {
 		err = n.parse(r)
 	}
@@ -97,12 +100,19 @@ func (n *Node) findConfig(ctx context.Context) (raw, error) {
 		return n.fetchConfig(ctx, n.Cmdline.Config)
 	}
 	began, told := time.Now(), 0*time.Second
+	var looked time.Time // at disks, after this change of devices
 	for {
 		last, changed := n.drivers.block()
 		devs, _ := volume.List("/sys", "/dev")
 		r, err := n.look(ctx, devs, time.Since(last) >= settle)
 		if err != nil || r.files != nil {
 			return r, err
+		}
+		if time.Since(last) >= settle && looked != last {
+			looked = last
+			if n.disk, err = n.installedDisk(ctx); err != nil || n.disk != nil {
+				return raw{}, err
+			}
 		}
 		select {
 		case <-ctx.Done():

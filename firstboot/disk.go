@@ -125,6 +125,19 @@ func (n *Node) knownDisk(ctx context.Context) error {
 	return nil
 }
 
+// installedDisk is the disk of a machine that was started from a medium without
+// a config, although it has been installed: it starts as it would without the medium.
+func (n *Node) installedDisk(ctx context.Context) (*install.Disk, error) {
+	if n.Cmdline.Config != "" {
+		return nil, nil
+	}
+	d, err := n.ownDisk(ctx, func(f install.Found) bool { return f.Active }, func(d *install.Disk) bool { return d.Record.Progress == install.Installed })
+	if d != nil {
+		n.step("disk", fmt.Sprintf("no config, and %s is installed: %s", d.Path, d.Record), nil)
+	}
+	return d, err
+}
+
 // ownConfig is the one that the node's disk keeps; no other is looked for.
 func (n *Node) ownConfig() error {
 	files, err := n.disk.Config()

@@ -72,12 +72,15 @@ func (d *device) reread() error {
 // partitionLimit is how long a partition may take to appear below /dev.
 const partitionLimit = 20 * time.Second
 
-// partitionDevice finds a partition by where it begins: numbers and names
+// partition finds a partition by where it begins: numbers and names
 // depend on the kind of disk.
-func (d *Disk) partitionDevice(ctx context.Context, p bootdisk.Partition) (string, error) {
+func (m Machine) partition(ctx context.Context, disk string, p bootdisk.Partition) (string, error) {
+	if m.Partition != nil {
+		return m.Partition(ctx, disk, p)
+	}
 	began := time.Now()
 	for {
-		dirs, err := filepath.Glob(filepath.Join(d.m.Sys, "class/block", filepath.Base(d.Path), "*", "start"))
+		dirs, err := filepath.Glob(filepath.Join(m.Sys, "class/block", filepath.Base(disk), "*", "start"))
 		if err != nil {
 			return "", err
 		}
@@ -87,13 +90,13 @@ func (d *Disk) partitionDevice(ctx context.Context, p bootdisk.Partition) (strin
 				continue
 			}
 			start, _ := strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64)
-			dev := filepath.Join(d.m.Dev, filepath.Base(filepath.Dir(f)))
+			dev := filepath.Join(m.Dev, filepath.Base(filepath.Dir(f)))
 			if _, err := os.Stat(dev); err == nil && start*512 == p.First { // sysfs counts in 512 bytes
 				return dev, nil
 			}
 		}
 		if time.Since(began) > partitionLimit {
-			return "", fmt.Errorf("%s: partition %s at byte %d did not appear", d.Path, p.Name, p.First)
+			return "", fmt.Errorf("%s: partition %s at byte %d did not appear", disk, p.Name, p.First)
 		}
 		select {
 		case <-ctx.Done():

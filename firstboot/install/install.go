@@ -37,6 +37,9 @@ type Machine struct {
 	Run func(ctx context.Context, argv []string) error
 	// Load loads a kernel module.
 	Load func(name string) error
+	// Partition finds the device of a partition once the table is written; nil:
+	// where the kernel shows it below Sys.
+	Partition func(ctx context.Context, disk string, p bootdisk.Partition) (string, error)
 	// Tell is told what is done, for people.
 	Tell func(text string)
 }
@@ -141,6 +144,9 @@ func (d *Disk) partition(dev *device, loaders map[string][]byte) error {
 			return err
 		}
 	}
+	if d.m.Partition != nil {
+		return nil
+	}
 	return dev.reread()
 }
 
@@ -151,7 +157,7 @@ func (d *Disk) format(ctx context.Context) error {
 			fmt.Errorf("the image has no /%s", layout.Mke2fs))
 	}
 	for _, p := range []bootdisk.Partition{d.plan.Store(), d.plan.State()} {
-		dev, err := d.partitionDevice(ctx, p)
+		dev, err := d.m.partition(ctx, d.Path, p)
 		if err != nil {
 			return err
 		}
@@ -185,7 +191,7 @@ func (d *Disk) mountVolumes(ctx context.Context) error {
 		p  bootdisk.Partition
 		at string
 	}{{d.plan.Store(), d.Store}, {d.plan.State(), d.State}} {
-		dev, err := d.partitionDevice(ctx, v.p)
+		dev, err := d.m.partition(ctx, d.Path, v.p)
 		if err != nil {
 			return err
 		}
