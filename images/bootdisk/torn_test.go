@@ -13,6 +13,7 @@ import (
 
 // memory is a disk in memory that remembers which 4 KiB blocks were read.
 type memory struct {
+	base   *memory // what is below, nil for zeros
 	blocks map[int64][]byte
 	read   map[int64]bool // nil: not remembered
 }
@@ -27,7 +28,7 @@ func (m *memory) ReadAt(b []byte, at int64) (int, error) {
 		}
 		piece := b[i:min(len(b), i+memoryBlock-in)]
 		clear(piece)
-		if old := m.blocks[n]; old != nil {
+		if old := m.block(n); old != nil {
 			copy(piece, old[in:])
 		}
 		i += len(piece)
@@ -44,19 +45,27 @@ func (m *memory) write(ws ...Write) {
 			n, in := (w.At+int64(i))/memoryBlock, int((w.At+int64(i))%memoryBlock)
 			if m.blocks[n] == nil {
 				m.blocks[n] = make([]byte, memoryBlock)
+				if m.base != nil {
+					copy(m.blocks[n], m.base.block(n))
+				}
 			}
 			i += copy(m.blocks[n][in:], w.Data[i:])
 		}
 	}
 }
 
-func (m *memory) clone() *memory {
-	out := &memory{blocks: map[int64][]byte{}}
-	for n, b := range m.blocks {
-		out.blocks[n] = bytes.Clone(b)
+// block is what a block holds, nil for zeros.
+func (m *memory) block(n int64) []byte {
+	for ; m != nil; m = m.base {
+		if b := m.blocks[n]; b != nil {
+			return b
+		}
 	}
-	return out
+	return nil
 }
+
+// clone is a disk with the same content, as long as m does not change.
+func (m *memory) clone() *memory { return &memory{base: m, blocks: map[int64][]byte{}} }
 
 // version is what a slot holds, made from a number.
 type version uint64
