@@ -10,14 +10,18 @@ import (
 // it could not load.
 const maxCmdline = 1900
 
+// FellBack begins the kernel argument that says which slot the loader could not
+// load before this one: "slot.a" or "slot.b". The kernel itself passes over
+// arguments with a dot that no module has.
+const FellBack = "slot."
+
 // defaultSize is the size of the two files that name the slot: one sector of any disk.
 const defaultSize = 512
 
 // grubConfig is read by Debian's signed GRUB from /EFI/debian of the file system
 // it came from. A slot's own file boots it, and returns when that cannot be
 // done; the next line then tries the other. GRUB's own "fallback" would start a
-// kernel whose initramfs could not be read. Loaders in a tty wait two seconds
-// for Escape, which shows the menu.
+// kernel whose initramfs could not be read. For two seconds Escape shows the menu.
 const grubConfig = `serial --unit=0 --speed=115200
 terminal_input console serial
 terminal_output console serial
@@ -29,6 +33,7 @@ set second=b
 source /efi/debian/default.cfg
 menuentry "slipway" {
   source /$first/grub.cfg
+  set failed=slot.$first
   source /$second/grub.cfg
 }
 menuentry "slot a" {
@@ -41,8 +46,8 @@ menuentry "slot b" {
 
 // isolinuxConfig is what isolinux reads first. ONERROR takes the other slot's
 // label when the default's kernel or initramfs cannot be read, and appends the
-// default's label to its command line, where the kernel passes over it because
-// of the dot (com32/elflink/ldlinux/ldlinux.c). Whoever holds Shift gets a prompt.
+// default's label to its command line (com32/elflink/ldlinux/ldlinux.c); GRUB's
+// slots do the same. Whoever holds Shift gets a prompt.
 const isolinuxConfig = `SERIAL 0 115200
 PROMPT 0
 IMPLICIT 0
@@ -73,7 +78,7 @@ const grubMark = "# "
 // grubSlot boots a slot, or returns.
 func grubSlot(s Slot, cmdline string) string {
 	return fmt.Sprintf(`%s%s
-if linux /%s/vmlinuz %s; then
+if linux /%s/vmlinuz %s $failed; then
   if initrd /%s/initrd.img; then
     boot
   fi

@@ -51,24 +51,18 @@ func Read(r io.ReaderAt, g Geometry) (*Found, error) {
 		return nil, fmt.Errorf("sectors of %d bytes, want 512 or 4096", g.Sector)
 	}
 	d := reader{r}
-	last := g.Size/int64(g.Sector) - 1
 	first, err := d.table(g, 1)
-	if errors.Is(err, ErrNone) {
-		first = nil
-	} else if err != nil {
-		return nil, err
-	}
+	last := g.Size/int64(g.Sector) - 1
 	if first != nil { // the disk may have grown since
 		last = first.geometry.Size/int64(g.Sector) - 1
 	}
-	second, err := d.table(g, last)
-	if err != nil && !errors.Is(err, ErrNone) && first == nil {
-		return nil, err
-	}
+	second, err2 := d.table(g, last)
 	f := &Found{Disk: first, Slots: map[Slot]Entry{}}
 	switch {
+	case first == nil && second == nil && errors.Is(err, ErrNone):
+		return nil, err2
 	case first == nil && second == nil:
-		return nil, ErrNone
+		return nil, err
 	case first == nil:
 		f.Disk = second
 	case second != nil:
@@ -119,7 +113,10 @@ func (r reader) table(g Geometry, at int64) (*Disk, error) {
 		return nil, ErrNone
 	}
 	d := &Disk{geometry: Geometry{Size: int64(end+1) * sector, Sector: g.Sector}, id: GUID(h[56:72]).disk()}
-	return d, d.parse(entries)
+	if err := d.parse(entries); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // parse reads the entries of a table; ErrNone when the partitions are not those
