@@ -139,7 +139,7 @@ func (d *Disk) partition(dev *device, loaders map[string][]byte) error {
 			first = append(first, bootdisk.Write{At: p.First, Data: zero})
 		}
 	}
-	for _, group := range [][]bootdisk.Write{first, boot, d.plan.Table()} {
+	for _, group := range [][]bootdisk.Write{first, d.plan.Table(), boot} { // Table clears what is Format's
 		if err := dev.write(group); err != nil {
 			return err
 		}
