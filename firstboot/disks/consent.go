@@ -23,7 +23,7 @@ func (e *DataError) next() string {
 	if e.Name == "" {
 		return "it has no serial number, WWN or path by which it could be named: empty it by hand"
 	}
-	return "nobody agreed to lose that: " + e.Line()
+	return "nobody agreed to lose that; the line that does is " + e.Line()
 }
 
 // Line is the line of config, below install, that consents; "" when there is none.
