@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -242,8 +243,18 @@ func offered(all []netconf.Address) []string {
 
 // commands runs bootcmd, runcmd or a hook in order.
 func (n *Node) commands(ctx context.Context, key string, list []configs.Command) error {
+	return n.commandsIn(ctx, "", key, list)
+}
+
+// commandsIn runs them with another root, "" for the machine's own.
+func (n *Node) commandsIn(ctx context.Context, dir, key string, list []configs.Command) error {
 	for i, c := range list {
 		cmd, err := n.command(c)
+		if dir != "" {
+			cmd, err = n.command(configs.Command{Argv: append([]string{shell, "-c", `exec "$@"`, "hook"}, argv(c)...)})
+			cmd.Path, cmd.Err, err = shell, nil, nil // looked up in the other root
+			cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: dir}
+		}
 		var tail []string
 		if err == nil {
 			err = n.Children.Run(ctx, cmd, func(l string) { tail = append(tail[max(0, len(tail)-9):], l) })

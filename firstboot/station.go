@@ -68,7 +68,11 @@ func (n *Node) station(context.Context) error {
 	if n.cluster == nil {
 		return nil
 	}
-	if n.seed != nil {
+	medium := mediumDir
+	if n.disk != nil {
+		medium = n.disk.Slot(n.disk.Record.Slot)
+	}
+	if n.seed != nil && n.disk == nil {
 		return report.Fail("SW-SEED-MEDIUM", "boot it from the ISO, or take cluster.yaml out of its config",
 			fmt.Errorf("this machine was booted over the network: it has no medium to serve"))
 	}
@@ -78,7 +82,7 @@ func (n *Node) station(context.Context) error {
 	if err := os.WriteFile(trustedKey, []byte(hex.EncodeToString(n.key)+"\n"), 0o644); err != nil {
 		return err
 	}
-	return n.Services.Add(n.life, supervise.Service{Name: "seed", Argv: []string{toolProgram, "serve", mediumDir, "--cluster", clusterFile,
+	return n.Services.Add(n.life, supervise.Service{Name: "seed", Argv: []string{toolProgram, "serve", medium, "--cluster", clusterFile,
 		"--state", stationDir, "--pub", trustedKey, "--interface", n.Address[0].Interface, "--page", "",
 		"--self", n.seedName, "--kubeconfig", adminConf},
 		Env: []string{"HOME=/root"},

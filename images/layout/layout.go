@@ -41,6 +41,9 @@ const (
 	// ModulesAlias and ModulesDep are the text indexes below /usr/lib/modules/<release>/.
 	ModulesDep   = "modules.dep"
 	ModulesAlias = "modules.alias"
+	// Mke2fs and E2fsck make and check a node's own file systems, in the initramfs.
+	Mke2fs = "usr/sbin/mke2fs"
+	E2fsck = "usr/sbin/e2fsck"
 	// Manifests holds Kubernetes manifests applied after kubeadm init, in file-name order.
 	Manifests = "usr/lib/slipway/manifests"
 	// CNIBin holds CNI plugins.

@@ -427,6 +427,9 @@ func (c *change) grant(r *record, e *enrolment, how string) error {
 			c.enrolment(key).Phase = replaced
 		}
 	}
+	if r.Node != e.Key {
+		r.Disk = "" // it is about to be written
+	}
 	r.Name, r.Role, r.Rule, r.Node, r.Refused = slot.name, slot.role, slot.rule, e.Key, ""
 	e.Phase, e.Name, e.Role, e.Reason = granted, slot.name, slot.role, ""
 	c.show(r, e)

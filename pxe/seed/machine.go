@@ -44,6 +44,7 @@ type Machine struct {
 	Key      string         `json:"key,omitempty"`      // KeyID of the node's key
 	Code     string         `json:"code,omitempty"`     // to compare, while it waits
 	HostKeys string         `json:"hostkeys,omitempty"` // handoff.Event.HostKeys with spaces between: whom `slipway logs` may believe
+	Disk     string         `json:"disk,omitempty"`     // GUID of the disk that it was installed on and starts from
 	Trust    string         `json:"trust,omitempty"`    // L0 to L3, see docs/trust.md
 	Reason   string         `json:"reason,omitempty"`
 	First    time.Time      `json:"first"`

@@ -315,7 +315,7 @@ func (s *Seed) serveEvents(_ context.Context, p peer, body io.Reader) (reply, er
 			continue // a stranger that fills everybody's timeline
 		}
 		s.told(r, here, ev, now)
-		r.hostKeys(p.key, ev)
+		s.believe(r, p.key, ev)
 	}
 	s.dirty[r.ID] = true
 	return reply{status: http.StatusNoContent}, nil

@@ -67,6 +67,7 @@ type Seed struct {
 	joining sync.Mutex    // one request to the API server at a time
 
 	known sync.Map // ID of every machine that was let in, for Known
+	local sync.Map // MAC of every card of a machine that starts from its own disk, for Local
 
 	write sync.Mutex // held over every write to disk; taken before mu
 	mu    sync.Mutex // of all below
@@ -131,6 +132,7 @@ func Open(dir string, c *configs.Cluster, o Options) (*Seed, error) {
 		if r.ours() {
 			s.known.Store(id, struct{}{})
 		}
+		s.starts(r)
 	}
 	s.mu.Lock()
 	s.rewatch()

@@ -334,6 +334,7 @@ func (c *change) install() {
 		} else {
 			s.known.Delete(id)
 		}
+		s.starts(r)
 	}
 	if v, ok := c.meta[metaCluster]; ok {
 		s.reached, _ = v.(*handoff.Cluster)
