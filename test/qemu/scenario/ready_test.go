@@ -21,7 +21,7 @@ func TestReady(t *testing.T) {
 	started := time.Now()
 	config := l.cidata("node-1")
 	config["user-data"] = append(config["user-data"], "users:\n  - {name: ada, lock_passwd: false, hashed_passwd: "+adaHash+"}\n"...)
-	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config, RTC: year2001(),
+	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config, RTC: year2001(), Extra: watchdogDevice(),
 		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }})
 	if _, err := vm.Wait(limit(t, 40*time.Minute), done("ready")); err != nil {
 		t.Fatal(err)
@@ -35,6 +35,7 @@ func TestReady(t *testing.T) {
 	defer r.Close()
 	n := &node{t: t, ctx: ctx, vm: vm, r: r}
 	t.Run("everything runs", n.everythingRuns)
+	t.Run("watchdog is armed", n.watchdogIsArmed)
 	t.Run("clock is right", n.clockIsRight)
 	t.Run("nothing was unpacked", n.nothingUnpacked)
 	t.Run("pod and service", n.podAndService)
