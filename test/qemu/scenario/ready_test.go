@@ -20,7 +20,7 @@ func TestReady(t *testing.T) {
 	port := timedNetwork(t)
 	started := time.Now()
 	config := l.cidata("node-1")
-	config["user-data"] = append(config["user-data"], "users:\n  - {name: ada, lock_passwd: false, hashed_passwd: "+adaHash+"}\n"...)
+	config["user-data"] = append(config["user-data"], "  services: [iscsid, multipathd, rpcbind]\nusers:\n  - {name: ada, lock_passwd: false, hashed_passwd: "+adaHash+"}\n"...)
 	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config, RTC: year2001(), Extra: watchdogDevice(),
 		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }})
 	if _, err := vm.Wait(limit(t, 40*time.Minute), done("ready")); err != nil {
@@ -42,6 +42,7 @@ func TestReady(t *testing.T) {
 	t.Run("services come back", n.servicesComeBack)
 	t.Run("status on the node", n.statusOnTheNode)
 	t.Run("init is small", n.initIsSmall)
+	t.Run("storage clients", n.storageClients)
 	t.Run("console login", n.consoleLogin)
 	t.Run("clock jumps", n.clockJumps)
 	t.Run("power button", n.powerButton)
