@@ -21,14 +21,13 @@ var cutSteps = []string{"certs", "control-plane", "wait-control-plane", "addon",
 
 // TestPowerCut takes the power away again and again while kubeadm init runs on
 // a machine with a state volume; the boot after the last cut ends Ready, with
-// the CA that the first one made.
+// the CA that the first one made. Where init has ended, the node gets Ready and
+// the rest of the cuts is for a new one.
 func TestPowerCut(t *testing.T) {
 	l := newLogin(t)
 	_, port := network(t)
 	disk := filepath.Join(t.TempDir(), "state.img")
-	if out, err := exec.Command("mkfs.ext4", "-q", "-L", "SLIPWAY-STATE", disk, "8G").CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
-	}
+	stateDisk(t, disk)
 	config := l.cidata("node-1")
 	config["user-data"] = append(config["user-data"], "  state: SLIPWAY-STATE\n"...)
 	m := qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config,
@@ -49,14 +48,29 @@ func TestPowerCut(t *testing.T) {
 			ca = got
 		}
 	}
+	nodes := 1
 	for i := range *cuts {
 		step := cutSteps[i%len(cutSteps)]
 		vm := start(t, m)
-		e, err := vm.Wait(limit(t, 40*time.Minute), func(e handoff.Event) bool {
-			return e.Phase == "kubernetes" && (e.Step == step && e.State != handoff.Failed || e.Step == "ready") || done("ready")(e)
-		})
+		e, err := vm.Wait(limit(t, 40*time.Minute), inStep(step))
 		if err != nil {
 			t.Fatal(err)
+		}
+		if e.Step == "ready" || done("ready")(e) { // init is over: this node gets Ready, the next cuts are another's
+			if _, err := vm.Wait(limit(t, 40*time.Minute), done("ready")); err != nil {
+				diagnose(t, vm, l)
+				t.Fatal(err)
+			}
+			same(vm)
+			t.Logf("node %d is Ready with CA %.12s", nodes, ca)
+			vm.Close()
+			stateDisk(t, disk)
+			ca = ""
+			nodes++
+			vm = start(t, m)
+			if e, err = vm.Wait(limit(t, 40*time.Minute), inStep(step)); err != nil {
+				t.Fatal(err)
+			}
 		}
 		after := time.Duration(rand.Int64N(int64(4 * time.Second)))
 		time.Sleep(after) // the moment is what is random here
@@ -85,7 +99,22 @@ func TestPowerCut(t *testing.T) {
 	if ca != "" && sum[:64] != ca {
 		t.Errorf("the CA is %s, after the first cut it was %s", sum[:64], ca)
 	}
-	t.Logf("Ready after %d cuts with CA %.12s", *cuts, sum)
+	t.Logf("Ready after %d cuts, %d nodes, with CA %.12s", *cuts, nodes, sum)
+}
+
+// inStep is the beginning of a step of kubeadm init, or the end of all steps.
+func inStep(step string) func(handoff.Event) bool {
+	return func(e handoff.Event) bool {
+		return e.Phase == "kubernetes" && (e.Step == step && e.State != handoff.Failed || e.Step == "ready") || done("ready")(e)
+	}
+}
+
+// stateDisk makes an empty volume for state.
+func stateDisk(t *testing.T, path string) {
+	t.Helper()
+	if out, err := exec.Command("mkfs.ext4", "-q", "-F", "-L", "SLIPWAY-STATE", path, "8G").CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+	}
 }
 
 // diagnose prints what the node itself says, if it can still be asked.

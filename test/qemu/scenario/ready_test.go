@@ -48,19 +48,34 @@ func TestReady(t *testing.T) {
 	t.Run("power button", n.powerButton)
 }
 
-// table shows how long each phase took.
+// table shows how long each phase took and its share of the time to Ready, and
+// the same for the steps of Kubernetes, where a person waits longest. A step
+// lasts until the next one begins; addons go on behind it.
 func table(events []handoff.Event) string {
 	var b strings.Builder
-	begin := map[string]float64{}
+	total := 0.0
 	for _, e := range events {
-		if e.Step != "" {
-			continue
+		if done("ready")(e) {
+			total = e.Uptime
 		}
-		switch e.State {
-		case handoff.Started:
+	}
+	row := func(name string, from, took float64) {
+		fmt.Fprintf(&b, "  %-22s from %6.1f s  took %6.1f s  %5.1f %%\n", name, from, took, 100*took/total)
+	}
+	begin := map[string]float64{}
+	step, since := "", 0.0
+	for _, e := range events {
+		switch {
+		case e.Step == "" && e.State == handoff.Started:
 			begin[e.Phase] = e.Uptime
-		case handoff.Done:
-			fmt.Fprintf(&b, "  %-12s from %6.1f s  took %6.1f s\n", e.Phase, begin[e.Phase], e.Uptime-begin[e.Phase])
+			step, since = "import", e.Uptime
+		case e.Step == "" && e.State == handoff.Done:
+			row(e.Phase, begin[e.Phase], e.Uptime-begin[e.Phase])
+		case e.Phase == "kubernetes" && e.State == handoff.Started && e.Step != step:
+			row("  "+step, since, e.Uptime-since)
+			step, since = e.Step, e.Uptime
+		case e.Phase == "kubernetes" && e.Step == "ready" && e.State == handoff.Done:
+			row("  ready", since, e.Uptime-since)
 		}
 	}
 	return b.String()

@@ -1,7 +1,6 @@
 package scenario
 
 import (
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,9 +24,7 @@ func TestRenewal(t *testing.T) {
 	l := newLogin(t)
 	_, port := network(t)
 	disk := filepath.Join(t.TempDir(), "state.img")
-	if out, err := exec.Command("mkfs.ext4", "-q", "-L", "SLIPWAY-STATE", disk, "8G").CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
-	}
+	stateDisk(t, disk)
 	config := l.cidata("node-1")
 	config["user-data"] = append(config["user-data"], "  state: SLIPWAY-STATE\n"...)
 	today, ca := time.Now(), ""
