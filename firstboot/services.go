@@ -162,7 +162,7 @@ func (n *Node) consoleLogin() error {
 	if len(names) > 0 && missing == nil {
 		e.State = handoff.Done
 		n.Consoles.Login(n.life, func(_ context.Context, device string, serial bool) {
-			err := login.Run(n.Children, device, serial)
+			err := login.Run(n.Children, device, cgroupDir+"/system", serial)
 			n.log.Info("login ended", "device", device, "err", err)
 		})
 	}

@@ -51,20 +51,21 @@ func (l *File) open() error {
 	return nil
 }
 
-// Append writes b as one write(2). A file that cannot be written loses b and
-// stops nothing: it is in memory, and there is nobody to tell.
-func (l *File) Append(b []byte) {
+// Write appends b as one write(2). A file that cannot be written loses b and
+// stops nothing: it is in memory, and there is nobody to tell. The error is nil.
+func (l *File) Write(b []byte) (int, error) {
 	if l.size >= l.max {
 		l.f.Close()
 		_ = os.Rename(l.path, Older(l.path))
 		if l.open() != nil {
-			return // tried again with the next
+			return len(b), nil // tried again with the next
 		}
 		if l.head != nil {
 			l.put(l.head())
 		}
 	}
 	l.put(b)
+	return len(b), nil
 }
 
 func (l *File) put(b []byte) {

@@ -1,12 +1,13 @@
 package logfile
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 )
 
-func TestAppend(t *testing.T) {
+func TestWrite(t *testing.T) {
 	for name, c := range map[string]struct {
 		head       string
 		writes     []string
@@ -30,7 +31,7 @@ func TestAppend(t *testing.T) {
 			}
 			defer l.Close()
 			for _, w := range c.writes {
-				l.Append([]byte(w))
+				fmt.Fprint(l, w)
 			}
 			now, _ := os.ReadFile(p)
 			older, _ := os.ReadFile(Older(p))
@@ -41,9 +42,9 @@ func TestAppend(t *testing.T) {
 	}
 }
 
-// TestAppendGoesOn opens a file again that reached its limit before, and one
+// TestWriteGoesOn opens a file again that reached its limit before, and one
 // whose directory went away meanwhile.
-func TestAppendGoesOn(t *testing.T) {
+func TestWriteGoesOn(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "log")
 	p := filepath.Join(dir, "x.log")
 	for _, s := range []string{"first run, long enough\n", "second\n"} {
@@ -51,7 +52,7 @@ func TestAppendGoesOn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.Append([]byte(s))
+		fmt.Fprint(l, s)
 		l.Close()
 	}
 	if now, _ := os.ReadFile(p); string(now) != "second\n" {
@@ -65,11 +66,11 @@ func TestAppendGoesOn(t *testing.T) {
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	l.Append([]byte("lost\n"))
+	fmt.Fprintln(l, "lost")
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	l.Append([]byte("there\n"))
+	fmt.Fprintln(l, "there")
 	if now, _ := os.ReadFile(p); string(now) != "there\n" {
 		t.Errorf("after the directory came back: %q", now)
 	}

@@ -36,7 +36,7 @@ func newJournal(path string, max int64) (*journal, error) {
 }
 
 func (j *journal) add(e handoff.Event, line []byte) {
-	j.file.Append(line)
+	_, _ = j.file.Write(line)
 	j.last[[2]string{e.Phase, e.Step}] = kept{e.Seq, line}
 	if len(j.last) <= maxKept {
 		return

@@ -273,7 +273,7 @@ func (s *Supervisor) once(ctx context.Context, r *running) error {
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
-		lines(pr, func(l string) { r.tail.add(l); r.log.Append([]byte(l + "\n")) })
+		lines(pr, func(l string) { r.tail.add(l); fmt.Fprintln(r.log, l) })
 	}()
 	err = s.children.Wait(cmd)
 	r.mu.Lock()
