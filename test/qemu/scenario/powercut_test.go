@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +14,10 @@ import (
 	"slipway.dev/slipway/test/qemu/lan"
 )
 
-var cuts = flag.Int("cuts", 1, "how often TestPowerCut takes the power away")
+var (
+	cuts     = flag.Int("cuts", 1, "how often TestPowerCut takes the power away")
+	firstCut = flag.Int("first-cut", 0, "index of the step that the first cut of TestPowerCut is after: several short runs can go where a long one would")
+)
 
 // cutSteps are the steps after whose beginning power is cut, so that a few
 // cuts still hit what matters: keys, manifests, etcd's first writes, addons.
@@ -34,14 +38,15 @@ func TestPowerCut(t *testing.T) {
 		Disks: []qemu.Drive{{Path: disk, Serial: "STATE"}},
 		// A service that ends after a power cut is started again; that is no failure of the boot.
 		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" && e.Step != "" }}
+	var all []cut
 	ca := ""
-	same := func(vm *qemu.VM) {
+	same := func(vm *qemu.VM) { // as the cut before it left things
 		for _, e := range vm.Console.Events() {
 			if e.Phase != "kubernetes" || e.Step != "resume" {
 				continue
 			}
 			got, _ := e.Data["ca"].(string)
-			t.Logf("%s; CA %.12s", e.Text, got)
+			all[len(all)-1].found = fmt.Sprintf("%s, CA %.12s", e.Text, got)
 			if ca != "" && got != ca {
 				t.Fatalf("another cluster: CA %s, before %s", got, ca)
 			}
@@ -50,7 +55,7 @@ func TestPowerCut(t *testing.T) {
 	}
 	nodes := 1
 	for i := range *cuts {
-		step := cutSteps[i%len(cutSteps)]
+		step := cutSteps[(*firstCut+i)%len(cutSteps)]
 		vm := start(t, m)
 		e, err := vm.Wait(limit(t, 40*time.Minute), inStep(step))
 		if err != nil {
@@ -76,7 +81,8 @@ func TestPowerCut(t *testing.T) {
 		time.Sleep(after) // the moment is what is random here
 		same(vm)
 		vm.Close() // SIGKILL: what the guest has not written is lost
-		t.Logf("cut %d: %.1f s after %s/%s", i+1, after.Seconds(), e.Phase, e.Step)
+		all = append(all, cut{node: nodes, step: e.Step, at: e.Uptime, after: after.Seconds(), found: "the boot ended before it looked"})
+		t.Logf("cut %d: %s", i+1, all[len(all)-1])
 	}
 	vm := start(t, m)
 	if _, err := vm.Wait(limit(t, 20*time.Minute), done("ready")); err != nil {
@@ -100,6 +106,21 @@ func TestPowerCut(t *testing.T) {
 		t.Errorf("the CA is %s, after the first cut it was %s", sum[:64], ca)
 	}
 	t.Logf("Ready after %d cuts, %d nodes, with CA %.12s", *cuts, nodes, sum)
+	for i, c := range all {
+		t.Logf("cut %2d: %s; next boot: %s", i+1, c, c.found)
+	}
+}
+
+// cut is one loss of power and what the boot after it found.
+type cut struct {
+	node      int
+	step      string  // of kubeadm init, the last that began
+	at, after float64 // seconds: its beginning since power-on, and the cut after that
+	found     string
+}
+
+func (c cut) String() string {
+	return fmt.Sprintf("node %d, %.1f s after %s began at %.1f s", c.node, c.after, c.step, c.at)
 }
 
 // inStep is the beginning of a step of kubeadm init, or the end of all steps.
