@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +36,9 @@ func (r Runner) Renew(ctx context.Context, now time.Time) (next time.Time, err e
 	if !exists(r.at(doneMarker)) {
 		return next, nil
 	}
+	if err := r.restore(ctx); err != nil {
+		return next, report.Fail("SW-CERTIFICATES-RESTORE", "run it by hand after the cause is gone; the node tries again in 12 hours", err)
+	}
 	name, first, err := r.firstToEnd()
 	if err != nil {
 		return next, report.Fail("SW-CERTIFICATES-READ", "look at the files in "+pkiDir, err)
@@ -53,6 +57,37 @@ func (r Runner) Renew(ctx context.Context, now time.Time) (next time.Time, err e
 	}
 	r.Report(handoff.Event{Step: "certificates", State: handoff.Done, Text: "renewed; the control plane starts again with them"})
 	return next, nil
+}
+
+// restore makes what a control plane reads and does not have: a power cut while
+// kubeadm renews leaves empty files, which Repair removes, and `kubeadm certs
+// renew` passes over what is missing. What is there stays. Who wants no
+// super-admin.conf on the node may have removed it.
+func (r Runner) restore(ctx context.Context) error {
+	certs := []string{"apiserver", "apiserver-kubelet-client", "front-proxy-client"}
+	if exists(r.at(manifestDir + "/etcd.yaml")) { // an etcd elsewhere has its own
+		certs = append(certs, "apiserver-etcd-client", "etcd/server", "etcd/peer", "etcd/healthcheck-client")
+	}
+	var phases [][]string
+	lost := func(file string, phase ...string) {
+		if !exists(r.at(file)) && !slices.ContainsFunc(phases, func(p []string) bool { return slices.Equal(p, phase) }) {
+			r.Report(handoff.Event{Step: "certificates", State: handoff.Running, Text: file + " is missing: making it again"})
+			phases = append(phases, phase)
+		}
+	}
+	for _, c := range certs {
+		lost(pkiDir+"/"+c+".crt", "certs", "all")
+	}
+	for _, c := range []string{"admin", "controller-manager", "scheduler", "kubelet"} {
+		lost("/etc/kubernetes/"+c+".conf", "kubeconfig", c)
+	}
+	for _, p := range phases {
+		argv := append(append([]string{kubeadmProgram, "init", "phase"}, p...), "--config", r.at(kubeadmConfig))
+		if err := r.Exec.run(ctx, r.Log, nil, argv...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // firstToEnd is the leaf certificate with the earliest end.
@@ -126,7 +161,7 @@ func (r Runner) kubelet(ctx context.Context, now time.Time) error {
 			return err
 		}
 		r.Report(handoff.Event{Step: "certificates", State: handoff.Running, Text: "kubelet's certificate has ended: making a new one"})
-		return r.Exec.run(ctx, r.Log, nil, kubeadmProgram, "init", "phase", "kubeconfig", "kubelet", "--config", r.at(kubeadmConfig))
+		return r.restore(ctx) // or, after a power cut here, the next boot does
 	}
 	return nil
 }
