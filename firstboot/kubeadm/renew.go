@@ -36,23 +36,28 @@ func (r Runner) Renew(ctx context.Context, now time.Time) (next time.Time, err e
 	if !exists(r.at(doneMarker)) {
 		return next, nil
 	}
-	if err := r.restore(ctx); err != nil {
-		return next, report.Fail("SW-CERTIFICATES-RESTORE", "run it by hand after the cause is gone; the node tries again in 12 hours", err)
-	}
 	name, first, err := r.firstToEnd()
 	if err != nil {
 		return next, report.Fail("SW-CERTIFICATES-READ", "look at the files in "+pkiDir, err)
 	}
-	if due := first.NotAfter.Add(-min(renewBefore, first.NotAfter.Sub(first.NotBefore)/3)); now.Before(due) {
-		r.Log.Info("certificates", "first to end", name, "at", first.NotAfter, "renewed at", due)
-		return next, r.kubelet(ctx, now)
+	due := first != nil && !now.Before(first.NotAfter.Add(-min(renewBefore, first.NotAfter.Sub(first.NotBefore)/3)))
+	if due {
+		left := first.NotAfter.Sub(now).Hours() / 24
+		r.Report(handoff.Event{Step: "certificates", State: handoff.Started, Text: fmt.Sprintf("%s ends in %.0f days: renewing all", name, left), Data: map[string]any{"days": int(left)}})
+		if err := r.Exec.run(ctx, r.Log, nil, kubeadmProgram, "certs", "renew", "all", "--config", r.at(kubeadmConfig)); err != nil {
+			return next, report.Fail("SW-CERTIFICATES-RENEW", "run it by hand after the cause is gone; the node tries again in 12 hours", err)
+		}
+	} else if first != nil {
+		r.Log.Info("certificates", "first to end", name, "at", first.NotAfter)
 	}
-	left := first.NotAfter.Sub(now).Hours() / 24
-	r.Report(handoff.Event{Step: "certificates", State: handoff.Started, Text: fmt.Sprintf("%s ends in %.0f days: renewing all", name, left), Data: map[string]any{"days": int(left)}})
-	if err := r.Exec.run(ctx, r.Log, nil, kubeadmProgram, "certs", "renew", "all", "--config", r.at(kubeadmConfig)); err != nil {
-		return next, report.Fail("SW-CERTIFICATES-RENEW", "run it by hand after the cause is gone; the node tries again in 12 hours", err)
+	// Only now: kubeadm makes nothing beside a certificate that has ended.
+	if err := errors.Join(r.restore(ctx), r.kubelet(ctx, now)); err != nil {
+		return next, report.Fail("SW-CERTIFICATES-RESTORE", "run it by hand after the cause is gone; the node tries again in 12 hours", err)
 	}
-	if err := errors.Join(r.kubelet(ctx, now), r.restartPods(now)); err != nil {
+	if !due {
+		return next, nil
+	}
+	if err := r.restartPods(now); err != nil {
 		return next, report.Fail("SW-CERTIFICATES-RESTART", "restart the node: the new certificates are in place", err)
 	}
 	r.Report(handoff.Event{Step: "certificates", State: handoff.Done, Text: "renewed; the control plane starts again with them"})
@@ -69,17 +74,28 @@ func (r Runner) restore(ctx context.Context) error {
 		certs = append(certs, "apiserver-etcd-client", "etcd/server", "etcd/peer", "etcd/healthcheck-client")
 	}
 	var phases [][]string
-	lost := func(file string, phase ...string) {
-		if !exists(r.at(file)) && !slices.ContainsFunc(phases, func(p []string) bool { return slices.Equal(p, phase) }) {
-			r.Report(handoff.Event{Step: "certificates", State: handoff.Running, Text: file + " is missing: making it again"})
+	lost := func(what string, phase ...string) {
+		r.Report(handoff.Event{Step: "certificates", State: handoff.Running, Text: what + " is missing: making it again"})
+		if !slices.ContainsFunc(phases, func(p []string) bool { return slices.Equal(p, phase) }) {
 			phases = append(phases, phase)
 		}
 	}
 	for _, c := range certs {
-		lost(pkiDir+"/"+c+".crt", "certs", "all")
+		crt, key := pkiDir+"/"+c+".crt", pkiDir+"/"+c+".key"
+		if exists(r.at(crt)) && exists(r.at(key)) {
+			continue
+		}
+		lost(crt+" or its key", "certs", "all")
+		for _, f := range []string{crt, key} { // kubeadm is content with half a pair
+			if err := os.Remove(r.at(f)); err != nil && !os.IsNotExist(err) {
+				return err
+			}
+		}
 	}
 	for _, c := range []string{"admin", "controller-manager", "scheduler", "kubelet"} {
-		lost("/etc/kubernetes/"+c+".conf", "kubeconfig", c)
+		if f := "/etc/kubernetes/" + c + ".conf"; !exists(r.at(f)) {
+			lost(f, "kubeconfig", c)
+		}
 	}
 	for _, p := range phases {
 		argv := append(append([]string{kubeadmProgram, "init", "phase"}, p...), "--config", r.at(kubeadmConfig))
@@ -90,7 +106,7 @@ func (r Runner) restore(ctx context.Context) error {
 	return nil
 }
 
-// firstToEnd is the leaf certificate with the earliest end.
+// firstToEnd is the leaf certificate with the earliest end, nil if there is none.
 func (r Runner) firstToEnd() (name string, first *x509.Certificate, err error) {
 	var files []string
 	for _, glob := range []string{pkiDir + "/*.crt", pkiDir + "/etcd/*.crt", "/etc/kubernetes/*.conf"} {
@@ -119,9 +135,6 @@ func (r Runner) firstToEnd() (name string, first *x509.Certificate, err error) {
 		if !c.IsCA && (first == nil || c.NotAfter.Before(first.NotAfter)) {
 			name, first = filepath.Base(f), c
 		}
-	}
-	if first == nil {
-		return "", nil, errors.New("no certificate in " + pkiDir)
 	}
 	return name, first, nil
 }

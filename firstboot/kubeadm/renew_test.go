@@ -101,7 +101,9 @@ func (s *site) controlPlane(from, to time.Time, t *testing.T) {
 	one := certificate(t, false, from, to)
 	for _, f := range []string{"apiserver-kubelet-client", "front-proxy-client", "apiserver-etcd-client", "etcd/server", "etcd/peer", "etcd/healthcheck-client"} {
 		s.put(pkiDir+"/"+f+".crt", one)
+		s.put(pkiDir+"/"+f+".key", "a key\n")
 	}
+	s.put(pkiDir+"/apiserver.key", "a key\n")
 	for _, f := range []string{"controller-manager", "scheduler"} {
 		s.put("/etc/kubernetes/"+f+".conf", "users: []\n")
 	}
@@ -113,6 +115,10 @@ func (s *site) controlPlane(from, to time.Time, t *testing.T) {
 func TestRestore(t *testing.T) {
 	now := time.Now()
 	const certs, conf = "init phase certs all", "init phase kubeconfig "
+	var all []string
+	for _, f := range []string{"apiserver", "apiserver-kubelet-client", "front-proxy-client", "apiserver-etcd-client", "etcd/server", "etcd/peer", "etcd/healthcheck-client"} {
+		all = append(all, pkiDir+"/"+f+".crt", pkiDir+"/"+f+".key")
+	}
 	for name, c := range map[string]struct {
 		empty []string
 		etcd  bool // on this node
@@ -121,6 +127,8 @@ func TestRestore(t *testing.T) {
 		"nothing":           {nil, true, nil},
 		"two certificates":  {[]string{pkiDir + "/apiserver.crt", pkiDir + "/etcd/peer.crt"}, true, []string{certs}},
 		"every kind":        {[]string{pkiDir + "/front-proxy-client.crt", adminConf, "/etc/kubernetes/scheduler.conf"}, true, []string{certs, conf + "admin", conf + "scheduler"}},
+		"a key":             {[]string{pkiDir + "/apiserver.key"}, true, []string{certs}},
+		"all":               {all, true, []string{certs}},
 		"kubelet's":         {[]string{kubeletKubeconfig}, true, []string{conf + "kubelet"}},
 		"an etcd elsewhere": {[]string{pkiDir + "/etcd/server.crt", pkiDir + "/apiserver-etcd-client.crt"}, false, nil},
 	} {

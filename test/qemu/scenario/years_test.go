@@ -15,8 +15,9 @@ import (
 
 // TestRenewal keeps a node on a volume for years: started again after eleven
 // months it renews its certificates before they end, after fourteen more
-// without power it renews those that have ended. It is Ready each time, with
-// the CA of the first day.
+// without power it renews those that have ended, and makes again what a power
+// cut left empty while kubeadm renewed. It is Ready each time, with the CA of
+// the first day.
 func TestRenewal(t *testing.T) {
 	if !*all {
 		t.Skip("three whole boots: add -all")
@@ -30,8 +31,13 @@ func TestRenewal(t *testing.T) {
 	today, ca := time.Now(), ""
 	for _, c := range []struct {
 		months int
-		event  string // what the node says of its certificates
-	}{{0, ""}, {11, "renewing all"}, {25, "renewing all"}} {
+		events []string // what the node says of its certificates
+		empty  []string // what loses its content at the end
+	}{
+		{0, nil, nil},
+		{11, []string{"renewing all"}, []string{"/etc/kubernetes/pki/apiserver-kubelet-client.crt", "/etc/kubernetes/scheduler.conf"}},
+		{25, []string{"renewing all", "apiserver-kubelet-client.crt or its key is missing", "scheduler.conf is missing"}, nil},
+	} {
 		rtc := today.AddDate(0, c.months, 0)
 		vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config, RTC: rtc,
 			Disks:    []qemu.Drive{{Path: disk, Serial: "STATE"}},
@@ -46,8 +52,13 @@ func TestRenewal(t *testing.T) {
 				said += e.Text + "; "
 			}
 		}
-		if !strings.Contains(said, c.event) || c.event == "" && said != "" {
-			t.Errorf("after %d months the node said %q, want %q", c.months, said, c.event)
+		for _, want := range c.events {
+			if !strings.Contains(said, want) {
+				t.Errorf("after %d months the node said %q, want %q", c.months, said, want)
+			}
+		}
+		if len(c.events) == 0 && said != "" {
+			t.Errorf("a new node said %q of its certificates", said)
 		}
 		ctx := limit(t, 20*time.Minute)
 		r, err := vm.SSH(ctx, qemu.SSHOptions{Signer: l.signer})
@@ -68,6 +79,11 @@ func TestRenewal(t *testing.T) {
 		}
 		end, err := r.Must(ctx, "sh", "-c", "openssl x509 -noout -enddate -in /etc/kubernetes/pki/apiserver.crt; openssl x509 -noout -enddate -in /var/lib/kubelet/pki/kubelet-client-current.pem")
 		t.Logf("after %d months: %s%s %v", c.months, said, strings.ReplaceAll(end, "\n", " "), err)
+		for _, f := range c.empty {
+			if _, err := r.Must(ctx, "truncate", "-s", "0", f); err != nil {
+				t.Fatal(err)
+			}
+		}
 		n.powerButton(t)
 		r.Close()
 		vm.Close()
