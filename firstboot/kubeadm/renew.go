@@ -67,7 +67,8 @@ func (r Runner) Renew(ctx context.Context, now time.Time) (next time.Time, err e
 // restore makes what a control plane reads and does not have: a power cut while
 // kubeadm renews leaves empty files, which Repair removes, and `kubeadm certs
 // renew` passes over what is missing. What is there stays. Who wants no
-// super-admin.conf on the node may have removed it.
+// super-admin.conf on the node may have removed it; with admin.conf PID 1 itself
+// asks the API server.
 func (r Runner) restore(ctx context.Context) error {
 	certs := []string{"apiserver", "apiserver-kubelet-client", "front-proxy-client"}
 	if exists(r.at(manifestDir + "/etcd.yaml")) { // an etcd elsewhere has its own

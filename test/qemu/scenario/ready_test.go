@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +69,7 @@ func table(events []handoff.Event) string {
 		switch {
 		case e.Step == "" && e.State == handoff.Started:
 			begin[e.Phase] = e.Uptime
-			step, since = "import", e.Uptime
+			step, since = "content, import", e.Uptime
 		case e.Step == "" && e.State == handoff.Done:
 			row(e.Phase, begin[e.Phase], e.Uptime-begin[e.Phase])
 		case e.Phase == "kubernetes" && e.State == handoff.Started && e.Step != step:
@@ -242,7 +243,13 @@ func (n *node) podAndService(t *testing.T) {
 // other, then all at once. sshd's own connections go with it, so that PID 1's
 // child is the first, oldest one.
 func (n *node) servicesComeBack(t *testing.T) {
-	for _, names := range [][]string{{"kubelet"}, {"containerd"}, {"kubelet", "containerd"}} {
+	all := []string{"kubelet", "containerd", "chronyd", "sshd", "iscsid", "multipathd", "rpcbind"}
+	n.supervised(t, all)
+	kill := [][]string{all} // each, then all of them
+	for _, name := range slices.Backward(all) {
+		kill = slices.Insert(kill, 0, []string{name})
+	}
+	for _, names := range kill {
 		before := map[string]string{}
 		argv := []string{"kill", "-9"}
 		for _, name := range names {
@@ -278,6 +285,23 @@ func (n *node) servicesComeBack(t *testing.T) {
 	if !n.readyPods(t)["web"] {
 		t.Error("the pod did not survive")
 	}
+}
+
+// supervised wants PID 1 to have these children and no others, so that none is
+// left out here.
+func (n *node) supervised(t *testing.T, want []string) {
+	t.Helper()
+	for _, e := range n.vm.Console.Events() {
+		if !done("services")(e) {
+			continue
+		}
+		got := strings.Fields(strings.TrimPrefix(e.Text, "supervised:"))
+		if want = slices.Sorted(slices.Values(want)); !slices.Equal(slices.Sorted(slices.Values(got)), want) {
+			t.Errorf("PID 1 supervises %q, want %q", got, want)
+		}
+		return
+	}
+	t.Error("no word of what is supervised")
 }
 
 func (n *node) oldest(t *testing.T, name string) string {
