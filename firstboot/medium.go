@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -123,16 +125,27 @@ func openMedium(dev string, key ed25519.PublicKey) (*lock.Manifest, error) {
 	return m, err
 }
 
+// readManifest reads the manifest of this machine's architecture: its own part
+// of a combined medium, or the only one.
 func readManifest(dir string, key ed25519.PublicKey) (*lock.Manifest, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, layout.Manifest))
+	at := func(name string) string { return filepath.Join(dir, layout.For(runtime.GOARCH, name)) }
+	raw, err := os.ReadFile(at(layout.Manifest))
+	if errors.Is(err, fs.ErrNotExist) {
+		at = func(name string) string { return filepath.Join(dir, name) }
+		raw, err = os.ReadFile(at(layout.Manifest))
+	}
 	if err != nil {
 		return nil, err
 	}
-	sig, err := os.ReadFile(filepath.Join(dir, layout.Signature))
+	sig, err := os.ReadFile(at(layout.Signature))
 	if err != nil {
 		return nil, err
 	}
-	return lock.Open(key, raw, sig)
+	m, err := lock.Open(key, raw, sig)
+	if err == nil && string(m.Arch) != runtime.GOARCH {
+		err = fmt.Errorf("the bundle is for %s and this machine is %s", m.Arch, runtime.GOARCH)
+	}
+	return m, err
 }
 
 // useMedium begins to read system.erofs while config and network are found.
