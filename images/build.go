@@ -144,7 +144,7 @@ func (b *Builder) copy(ctx context.Context, p *Plan) (Stored, error) {
 
 // loaders are the files that firmware asks a seed for, under the names it asks for.
 func (b *Builder) loaders(ctx context.Context, c *Content) ([]Stored, error) {
-	files, err := bootmedia.Network(c.Arch, c.Boot.Cmdline, loaderFiles(c.Loader))
+	files, err := bootmedia.Network(c.Arch, c.Boot.Cmdline, LoaderFiles(c.Loader))
 	if err != nil {
 		return nil, err
 	}
