@@ -41,6 +41,7 @@ func run(ctx context.Context) int {
 		{"root", root},
 		{"machines", scenarios},
 		{"arm64 iso", buildARM},
+		{"arm64 root", armAudit},
 		{"arm64 machines", armScenarios},
 	}
 	switch {

@@ -24,7 +24,7 @@ func both(t testing.TB) string {
 	return filepath.Join(*out, "both")
 }
 
-// image is the ISO of one architecture out of both.
+// image is the ISO of one architecture out of both, or the "combined" one.
 func image(t testing.TB, a arch.Arch) string {
 	dir := both(t)
 	return filepath.Join(dir, builtFor(t, dir, a).ISO.Path)
@@ -57,6 +57,34 @@ func TestReadyARM(t *testing.T) {
 	t.Run("nothing was unpacked", n.nothingUnpacked)
 	t.Run("pod and service", n.podAndService)
 	t.Run("power button", n.powerButton)
+}
+
+// TestCombined boots the one ISO for both architectures in each way a machine of
+// either may, until PID 1 has found its own manifest and read the config.
+func TestCombined(t *testing.T) {
+	iso := image(t, "combined")
+	for _, c := range []struct {
+		name string
+		qemu.Machine
+	}{
+		{"arm64-CD", qemu.Machine{Arch: arch.ARM64, Boot: qemu.CD(iso)}},
+		{"BIOS-CD", qemu.Machine{Boot: qemu.CD(iso)}},
+		{"UEFI-disk", qemu.Machine{Firmware: qemu.UEFI, Boot: qemu.DiskCopy(iso)}},
+		{"SecureBoot-CD", qemu.Machine{Firmware: qemu.SecureBoot, Boot: qemu.CD(iso)}},
+		{"arm64-USB", qemu.Machine{Arch: arch.ARM64, Boot: qemu.USB(iso)}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, port := network(t)
+			m := c.Machine
+			m.Memory, m.CPUs, m.NICs, m.CIDATA = 2048, 1, []*lan.Port{port}, newLogin(t).cidata("node-1")
+			vm := start(t, m)
+			for _, e := range vm.Console.Events() {
+				if done("config")(e) || done("medium")(e) {
+					t.Logf("%.1f s after the kernel started: %s", e.Uptime, e.Text)
+				}
+			}
+		})
+	}
 }
 
 // TestMixedCluster is one seed on this host that serves both architectures at
