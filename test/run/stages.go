@@ -161,7 +161,7 @@ func armAudit(ctx context.Context, r *results) error {
 }
 
 // armTests are the scenarios that need what buildARM builds.
-const armTests = "^Test(ReadyARM|MixedCluster|Combined)"
+const armTests = "^Test(ReproducibleBoth|AddingARM64|ReadyARM|MixedCluster|Combined)"
 
 func scenarios(ctx context.Context, r *results) error {
 	return goTest(ctx, r, true, "-timeout", "80m", "-skip", armTests, scenarioPath, "-args", "-out", "../../../"+testDir)

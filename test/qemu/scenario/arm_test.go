@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"slipway.dev/slipway/configs/arch"
+	"slipway.dev/slipway/images/medium"
+	"slipway.dev/slipway/pxe"
 	"slipway.dev/slipway/pxe/seed"
+	"slipway.dev/slipway/pxe/seed/boot"
 	"slipway.dev/slipway/test/qemu"
 	"slipway.dev/slipway/test/qemu/lan"
 	"slipway.dev/slipway/test/qemu/qemutest"
@@ -72,6 +76,7 @@ func TestCombined(t *testing.T) {
 		{"UEFI-disk", qemu.Machine{Firmware: qemu.UEFI, Boot: qemu.DiskCopy(iso)}},
 		{"SecureBoot-CD", qemu.Machine{Firmware: qemu.SecureBoot, Boot: qemu.CD(iso)}},
 		{"arm64-USB", qemu.Machine{Arch: arch.ARM64, Boot: qemu.USB(iso)}},
+		{"arm64-SecureBoot-CD", qemu.Machine{Arch: arch.ARM64, Firmware: qemu.SecureBoot, Boot: qemu.CD(iso)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, port := network(t)
@@ -81,6 +86,56 @@ func TestCombined(t *testing.T) {
 			for _, e := range vm.Console.Events() {
 				if done("config")(e) || done("medium")(e) {
 					t.Logf("%.1f s after the kernel started: %s", e.Uptime, e.Text)
+				}
+			}
+		})
+	}
+}
+
+// TestCombinedNetworkBoot serves the combined ISO as a seed does, and powers on
+// machines with nothing but a card: arm64's firmware by TFTP (client
+// architecture 11) and by HTTP (19), until PID 1 has arm64's signed manifest.
+func TestCombinedNetworkBoot(t *testing.T) {
+	m, err := medium.Open(image(t, "combined"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	parts, err := m.Parts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var media []boot.Medium
+	for _, part := range parts {
+		man, err := part.Manifest(trusted(t, part))
+		if err != nil {
+			t.Fatal(err)
+		}
+		media = append(media, boot.Medium{Medium: part, Manifest: man})
+	}
+	native := []string{"-global", "virtio-net-pci.romfile="}
+	for _, c := range []struct {
+		name  string
+		extra []string
+		want  string
+	}{
+		{"PXE", native, "tftp shimaa64.efi"},
+		{"HTTP", append(slices.Clone(native), "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n", "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"), "http shimaa64.efi"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			seg := qemutest.LAN(t, lan.Options{Subnet: netip.MustParsePrefix("10.77.0.0/24")})
+			self := netip.MustParseAddr("10.77.0.80")
+			n := &pxe.Network{Server: self, Subnet: seg.Subnet(), First: netip.MustParseAddr("10.77.0.100"), Last: netip.MustParseAddr("10.77.0.120"), Router: self, LeaseTime: time.Hour}
+			w := serveBoot(t, seg, media, func(w *wire) pxe.Decide { return w.boot.Decide }, n)
+			vm := qemutest.Start(t, qemu.Machine{Arch: arch.ARM64, Memory: 4096, CPUs: 1, Boot: qemu.Network(), NICs: []*lan.Port{qemutest.Port(t, seg, "node-1")}, Extra: c.extra})
+			e, err := vm.Wait(limit(t, 20*time.Minute), done("medium"))
+			if err != nil {
+				t.Fatalf("%v\nthe seed was asked:\n%s", err, w)
+			}
+			t.Logf("%s, %.1f s after the kernel started\n%s", e.Text, e.Uptime, w)
+			for _, what := range []string{c.want, "http arm64/boot/vmlinuz", "http arm64/slipway/manifest.json"} {
+				if !w.was(what) {
+					t.Errorf("nobody asked for %q", what)
 				}
 			}
 		})
