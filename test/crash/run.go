@@ -144,8 +144,8 @@ func (r *Report) String() string {
 	row("all", total)
 	s.WriteString("\nboundaries: " + r.course() + "\n")
 	for i, x := range r.Bricked() {
-		if i == 10 {
-			s.WriteString("...\n")
+		if i == 20 {
+			fmt.Fprintf(&s, "and %d more\n", len(r.Bricked())-i)
 			break
 		}
 		fmt.Fprintf(&s, "bricked: point %s: %s\n", x.Point, x.Verdict.Why)

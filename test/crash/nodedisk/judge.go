@@ -324,7 +324,8 @@ func (j *Install) repaired(m *crash.Image, p bootdisk.Partition, check func(*ext
 	}
 	out, err := exec.Command("e2fsck", "-p", file).CombinedOutput()
 	if e, ok := errors.AsType[*exec.ExitError](err); ok && e.ExitCode() > 2 || err != nil && !ok {
-		return fmt.Errorf("e2fsck -p: %w: %s", err, out)
+		line, _, _ := bytes.Cut(out, []byte("\n"))
+		return fmt.Errorf("e2fsck -p: %w: %s", err, line)
 	}
 	f, err := os.Open(file)
 	if err != nil {
