@@ -193,6 +193,16 @@ func (c *Cluster) check(a at) {
 	}
 }
 
+// InstallOf is what the nodes of a rule, known by its name, are installed with.
+func (s *ClusterSpec) InstallOf(rule string) Install {
+	for _, r := range s.Nodes {
+		if r.Name == rule && len(r.Install.Disk) > 0 {
+			return r.Install
+		}
+	}
+	return s.Install
+}
+
 func (s *ClusterSpec) checkNodes(a at) {
 	if len(s.Nodes) == 0 {
 		a.missing().Hint = "say what machines become: nodes: [{role: control-plane, count: 1}, {role: worker}]"

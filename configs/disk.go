@@ -199,6 +199,28 @@ func (w DiskNames) check(a at) {
 	}
 }
 
+// Called reports whether a name of DiskNames is that of a disk: its serial number
+// as it is, its WWN however that is spelt or, if it has neither, one of its paths.
+func Called(name, serial, wwn string, paths ...string) bool {
+	switch {
+	case name == "":
+		return false
+	case name == serial, wwn != "" && PlainWWN(name) == PlainWWN(wwn):
+		return true
+	}
+	return serial == "" && wwn == "" && slices.Contains(paths, name)
+}
+
+// PlainWWN is a WWN in lower case without what kernel, udev and labels put in
+// front of it.
+func PlainWWN(s string) string {
+	s = strings.ToLower(s)
+	for _, p := range []string{"wwn-", "naa.", "eui.", "uuid.", "nvme.", "0x"} {
+		s = strings.TrimPrefix(s, p)
+	}
+	return s
+}
+
 // CheckDiskName refuses what can name no disk, or more than one.
 func CheckDiskName(s string) error {
 	switch {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 )
 
@@ -15,6 +16,8 @@ type Slipway struct {
 	// State is the label of an ext4 volume that keeps what the node becomes over
 	// restarts: /etc, /usr/local, /var, /root, /home. Empty: memory, a restart begins anew.
 	State string `json:"state,omitempty"`
+	// Services are clients of shared storage to run beside Kubernetes.
+	Services []Daemon `json:"services,omitempty"`
 	// Install puts the node on a disk; without it, it runs from its boot medium.
 	Install Install `json:"install,omitzero"`
 	Hooks   Hooks   `json:"hooks,omitzero"`
@@ -41,6 +44,27 @@ const (
 	RoleControlPlane Role = "control-plane"
 	RoleWorker       Role = "worker"
 )
+
+// Daemon is a program of the bundle that a node runs only when it is named.
+type Daemon string
+
+func (Daemon) words() []string {
+	var out []string
+	for _, s := range Daemons() {
+		out = append(out, string(s))
+	}
+	return out
+}
+
+// The daemons.
+const (
+	DaemonISCSI     Daemon = "iscsid"     // sessions to iSCSI targets
+	DaemonMultipath Daemon = "multipathd" // disks that are seen over several ways
+	DaemonRPC       Daemon = "rpcbind"    // locks of NFS version 3
+)
+
+// Daemons are all that there are.
+func Daemons() []Daemon { return []Daemon{DaemonISCSI, DaemonMultipath, DaemonRPC} }
 
 // ClusterNets are the networks and names inside the cluster.
 type ClusterNets struct {
@@ -98,6 +122,12 @@ func (s *Slipway) check(a at) {
 		}
 		return nil
 	})
+	for i, one := range s.Services {
+		a.key("services").item(i).oneOf(string(one), one.words()...)
+		if slices.Contains(s.Services[:i], one) {
+			a.key("services").item(i).errorf("%q is there twice", string(one))
+		}
+	}
 	s.Install.check(a.key("install"))
 	s.Kubeadm.check(a.key("kubeadm"))
 	s.Kubelet.check(a.key("kubelet"), "KubeletConfiguration")

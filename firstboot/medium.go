@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -127,16 +129,26 @@ func openMedium(dev string, key ed25519.PublicKey) (install.Bundle, error) {
 	return b, err
 }
 
-// readBundle reads and verifies the manifest below a medium's root.
+// readBundle reads and verifies the manifest of this machine's architecture: its
+// own part of a combined medium, or the only one.
 func readBundle(dir string, key ed25519.PublicKey) (b install.Bundle, err error) {
-	if b.Raw, err = os.ReadFile(filepath.Join(dir, layout.Manifest)); err != nil {
+	at := func(name string) string { return filepath.Join(dir, layout.For(runtime.GOARCH, name)) }
+	b.From = blobs.Part{Dir: dir, Arch: runtime.GOARCH}
+	if b.Raw, err = os.ReadFile(at(layout.Manifest)); errors.Is(err, fs.ErrNotExist) {
+		at = func(name string) string { return filepath.Join(dir, name) }
+		b.From = blobs.Dir(dir)
+		b.Raw, err = os.ReadFile(at(layout.Manifest))
+	}
+	if err != nil {
 		return b, err
 	}
-	if b.Signature, err = os.ReadFile(filepath.Join(dir, layout.Signature)); err != nil {
+	if b.Signature, err = os.ReadFile(at(layout.Signature)); err != nil {
 		return b, err
 	}
-	b.From = blobs.Dir(dir)
 	b.Manifest, err = lock.Open(key, b.Raw, b.Signature)
+	if err == nil && string(b.Manifest.Arch) != runtime.GOARCH {
+		err = fmt.Errorf("the bundle is for %s and this machine is %s", b.Manifest.Arch, runtime.GOARCH)
+	}
 	return b, err
 }
 

@@ -47,6 +47,9 @@ func servicesPhase(ctx context.Context, n *Node) error {
 	if err := n.sshd(); err != nil {
 		return err
 	}
+	if err := n.daemons(); err != nil {
+		return err
+	}
 	timed, err := n.chronyd()
 	if err != nil {
 		return err
@@ -160,11 +163,28 @@ func (n *Node) consoleLogin() error {
 	if len(names) > 0 && missing == nil {
 		e.State = handoff.Done
 		n.Consoles.Login(n.life, func(_ context.Context, device string, serial bool) {
-			err := login.Run(n.Children, device, serial)
+			err := login.Run(n.Children, device, cgroupDir+"/system", serial)
 			n.log.Info("login ended", "device", device, "err", err)
 		})
 	}
 	n.Report.Emit(e)
+	return nil
+}
+
+// daemons starts what slipway.services names.
+func (n *Node) daemons() error {
+	for _, s := range n.User.Slipway.Services {
+		d, err := storage.Find("/", s)
+		if err != nil {
+			return report.Fail("SW-CONFIG-APPLY", "add the package to the bundle, or take the service out of user-data", fmt.Errorf("user-data: slipway.services: %w", err))
+		}
+		if err := errors.Join(loadList(n.drivers.get(), d.Modules), d.Prepare("/")); err != nil {
+			return fmt.Errorf("service %q: %w", s, err)
+		}
+		if err := n.Services.Add(n.life, supervise.Service{Name: string(s), Argv: d.Argv}); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

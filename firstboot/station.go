@@ -38,7 +38,7 @@ func (n *Node) becomeSeed(r raw) (raw, error) {
 		return r, err
 	}
 	name := strings.ReplaceAll(rule.Name, "{n}", "1")
-	made, err := render.Config(c, render.Node{Name: name, Role: rule.Role, Instance: c.Metadata.Name + "-" + name})
+	made, err := render.Config(c, render.Node{Name: name, Role: rule.Role, Rule: rule.Name, Instance: c.Metadata.Name + "-" + name})
 	if err != nil {
 		return r, err
 	}

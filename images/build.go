@@ -145,7 +145,7 @@ func (b *Builder) copy(ctx context.Context, p *Plan) (Stored, error) {
 // loaders are the files that firmware asks a seed for, under the names it asks
 // for, and those that an installation puts on a node's disk.
 func (b *Builder) loaders(ctx context.Context, c *Content) ([]Stored, error) {
-	src := loaderFiles(c.Loader)
+	src := LoaderFiles(c.Loader)
 	network, err := bootmedia.Network(c.Arch, c.Boot.Cmdline, src)
 	if err != nil {
 		return nil, fmt.Errorf("network: %w", err)

@@ -28,6 +28,8 @@ type Node struct {
 	Instance string       // instance-id
 	Endpoint string       // of the API server; empty for a control plane without a name of its own
 	Time     []netip.Addr // the seed, which gives time
+	Rule     string       // NodeRule.Name of the rule that made it; empty or unknown: none
+	Wipe     []string     // disks that the operator lets lose what they hold
 }
 
 // Config makes NoCloud's files of a node. An error names the key of
@@ -51,6 +53,12 @@ func Config(c *configs.Cluster, n Node) (handoff.Config, error) {
 	s := map[string]any{"role": n.Role, "kubernetes": c.Spec.Networks}
 	if n.Endpoint != "" {
 		s["endpoint"] = n.Endpoint
+	}
+	if i := c.Spec.InstallOf(n.Rule); len(i.Disk) > 0 {
+		i.Wipe = slices.Concat(i.Wipe, n.Wipe)
+		slices.Sort(i.Wipe)
+		i.Wipe = slices.Compact(i.Wipe)
+		s["install"] = i
 	}
 	data["slipway"] = s
 	user, err := yaml.Marshal(data)
@@ -210,6 +218,8 @@ func blame(err error) error {
 			key = "spec.cloudConfig"
 		case strings.HasPrefix(p.Path, "slipway.kubernetes"):
 			key = "spec.networks" + strings.TrimPrefix(p.Path, "slipway.kubernetes")
+		case strings.HasPrefix(p.Path, "slipway.install"):
+			key = "spec.install" + strings.TrimPrefix(p.Path, "slipway.install")
 		case p.Path == "slipway.endpoint":
 			key = "spec.endpoint"
 		case p.Path == "slipway.role":
@@ -231,7 +241,7 @@ func blame(err error) error {
 func TryAll(c *configs.Cluster, seed []netip.Addr) error {
 	var bad []error
 	for _, r := range c.Spec.Nodes {
-		n := Node{Name: strings.ReplaceAll(r.Name, "{n}", "1"), Role: r.Role, Instance: "try", Endpoint: c.Spec.Endpoint, Time: seed}
+		n := Node{Name: strings.ReplaceAll(r.Name, "{n}", "1"), Role: r.Role, Rule: r.Name, Instance: "try", Endpoint: c.Spec.Endpoint, Time: seed}
 		if n.Endpoint == "" && r.Role == configs.RoleWorker {
 			n.Endpoint = "192.0.2.1"
 		}

@@ -20,6 +20,7 @@ import (
 
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/bundle/store"
+	"slipway.dev/slipway/images/layout"
 	"slipway.dev/slipway/images/medium"
 )
 
@@ -48,8 +49,21 @@ func (d Dir) Local(b lock.Blob) string {
 }
 
 // Open implements Source.
-func (d Dir) Open(_ context.Context, b lock.Blob) (File, error) {
-	f, err := os.Open(d.Local(b))
+func (d Dir) Open(_ context.Context, b lock.Blob) (File, error) { return openFile(b, d.Local(b)) }
+
+// Part is one architecture's part of a combined medium.
+type Part struct{ Dir, Arch string }
+
+// Local implements Source.
+func (p Part) Local(b lock.Blob) string {
+	return filepath.Join(p.Dir, filepath.FromSlash(layout.For(p.Arch, medium.Path(b))))
+}
+
+// Open implements Source.
+func (p Part) Open(_ context.Context, b lock.Blob) (File, error) { return openFile(b, p.Local(b)) }
+
+func openFile(b lock.Blob, name string) (File, error) {
+	f, err := os.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, &MissingError{Blob: b, Err: err}
 	}

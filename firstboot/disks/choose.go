@@ -179,7 +179,7 @@ func misfits(r configs.DiskRule, d Disk) string {
 	}
 	text("serial", r.Serial, d.Serial)
 	text("model", r.Model, d.Model)
-	if plain := configs.Glob(plainWWN(string(r.WWN))); d.WWN == "" || !plain.Match(plainWWN(d.WWN)) {
+	if plain := configs.Glob(configs.PlainWWN(string(r.WWN))); d.WWN == "" || !plain.Match(configs.PlainWWN(d.WWN)) {
 		text("wwn", r.WWN, d.WWN)
 	}
 	if r.Path != "" && !named(string(r.Path), r.Path, d) {
@@ -201,13 +201,4 @@ func named(path string, g configs.Glob, d Disk) bool {
 	}
 	to, err := filepath.EvalSymlinks(path) // any other link
 	return err == nil && to == d.Path
-}
-
-// plainWWN is a WWN without what kernel, udev and labels put in front of it.
-func plainWWN(s string) string {
-	s = strings.ToLower(s)
-	for _, p := range []string{"wwn-", "naa.", "eui.", "uuid.", "nvme.", "0x"} {
-		s = strings.TrimPrefix(s, p)
-	}
-	return s
 }

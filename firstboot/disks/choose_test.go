@@ -90,7 +90,7 @@ func TestConsent(t *testing.T) {
 		{"WWN", with("S1", "naa.5AB"), []string{"0x5ab"}, ""},
 		{"WWN as udev has it", with("", "naa.5ab"), []string{"wwn-0x5ab"}, ""},
 		{"by path without a name", with("", "", "/dev/disk/by-path/p"), []string{"/dev/disk/by-path/p"}, ""},
-		{"nothing", with("S1", ""), nil, `sda (480 GB ssd, serial S1) holds a partition table (gpt); sda1: ext4 "root": nobody agreed to lose that: wipe: ["S1"]`},
+		{"nothing", with("S1", ""), nil, `sda (480 GB ssd, serial S1) holds a partition table (gpt); sda1: ext4 "root": nobody agreed to lose that; the line that does is wipe: ["S1"]`},
 		{"another", with("S1", ""), []string{"S", "S11", "s1", "*", "true"}, `wipe: ["S1"]`},
 		{"by path with a name", with("S1", "", "/dev/disk/by-path/p"), []string{"/dev/disk/by-path/p"}, `wipe: ["S1"]`},
 		{"WWN only", with("", "naa.5"), []string{"", "naa."}, `wipe: ["naa.5"]`},

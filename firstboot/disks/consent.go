@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"slipway.dev/slipway/configs"
 )
 
 // DataError says that a disk holds what nobody has agreed to lose.
@@ -14,14 +16,14 @@ type DataError struct {
 
 // Error names all that the disk holds, and the line that consents to losing it.
 func (e *DataError) Error() string {
-	return fmt.Sprintf("%s holds %s: %s", e.Disk, holdsText(e.Disk.Holds), e.next())
+	return fmt.Sprintf("%s holds %s: %s", e.Disk, strings.Join(e.Disk.HoldsText(most), "; "), e.next())
 }
 
 func (e *DataError) next() string {
 	if e.Name == "" {
 		return "it has no serial number, WWN or path by which it could be named: empty it by hand"
 	}
-	return "nobody agreed to lose that: " + e.Line()
+	return "nobody agreed to lose that; the line that does is " + e.Line()
 }
 
 // Line is the line of config, below install, that consents; "" when there is none.
@@ -43,15 +45,15 @@ func (e *DataError) Hint() string {
 // most is how many holdings are told of one disk.
 const most = 12
 
-func holdsText(holds []Holding) string {
-	var out []string
-	for _, h := range holds {
+// HoldsText is what the disk holds, at most n lines: the last says how many more.
+func (d Disk) HoldsText(n int) (out []string) {
+	for _, h := range d.Holds {
 		out = append(out, h.String())
 	}
-	if n := len(out) - most; n > 0 {
-		out = append(out[:most], fmt.Sprintf("%d more", n))
+	if len(out) > n {
+		out = append(out[:n-1:n-1], fmt.Sprintf("%d more", len(out)-n+1))
 	}
-	return strings.Join(out, "; ")
+	return out
 }
 
 // Consent refuses a disk that holds anything, unless wipe names it exactly: by
@@ -79,12 +81,4 @@ func (d Disk) OwnName() string {
 }
 
 // Called reports whether an entry of install.wipe names the disk.
-func (d Disk) Called(name string) bool {
-	switch {
-	case name == "":
-		return false
-	case name == d.Serial, d.WWN != "" && plainWWN(name) == plainWWN(d.WWN):
-		return true
-	}
-	return d.Serial == "" && d.WWN == "" && slices.Contains(d.ByPath, name)
-}
+func (d Disk) Called(name string) bool { return configs.Called(name, d.Serial, d.WWN, d.ByPath...) }

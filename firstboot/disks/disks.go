@@ -7,6 +7,7 @@ package disks
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -138,7 +139,7 @@ func scsiSerial(dir string) string {
 	if err != nil || len(b) <= 4 {
 		return ""
 	}
-	return clean(string(b[4:]))
+	return clean(string(b[4:min(len(b), 4+longest)]))
 }
 
 // ataModel is the whole model of a SATA disk, of which INQUIRY holds 16
@@ -174,6 +175,9 @@ func kind(dir, name string) string {
 // read finds out whether the disk is in use, and what it holds.
 func (d *Disk) read(path string) {
 	unreadable := func(err error) {
+		if p, ok := errors.AsType[*fs.PathError](err); ok {
+			err = p.Err // which disk is said already
+		}
 		d.Holds = append(d.Holds, Holding{Where: whole, What: "what cannot be read: " + err.Error()})
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_EXCL, 0)
@@ -193,6 +197,9 @@ func (d *Disk) read(path string) {
 	}
 }
 
+// longest is what is read of a text that names something; the seed takes no more.
+const longest = 128
+
 // Line is the first line of a small file of sysfs as people may see it, "" when
 // there is none.
 func Line(name string) string {
@@ -201,7 +208,7 @@ func Line(name string) string {
 		return ""
 	}
 	defer f.Close()
-	b := make([]byte, 256)
+	b := make([]byte, longest)
 	n, _ := f.Read(b) // sysfs gives a whole attribute at once
 	s, _, _ := strings.Cut(strings.TrimRight(string(b[:n]), "\x00"), "\n")
 	return clean(s)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"os"
 	"os/exec"
@@ -216,4 +217,11 @@ func TestWhatCannotBeReadIsNotEmpty(t *testing.T) {
 	if len(d.Holds) != 1 || Consent(d, nil) == nil {
 		t.Errorf("a device that is not there holds %v", d.Holds)
 	}
+}
+
+// seal fills in the checksums of a GPT's header.
+func seal(header, entries []byte) {
+	binary.LittleEndian.PutUint32(header[88:], crc32.ChecksumIEEE(entries))
+	clear(header[16:20])
+	binary.LittleEndian.PutUint32(header[16:], crc32.ChecksumIEEE(header[:92]))
 }

@@ -4,6 +4,8 @@
 // It does not write or read any medium.
 package layout
 
+import "strings"
+
 // Names on every medium that holds a bundle: an ISO, a netboot directory and a
 // node's disk have the same tree below Dir.
 const (
@@ -23,6 +25,17 @@ const (
 	// Seed holds config baked into the medium: user-data, meta-data, network-config.
 	Seed = Dir + "/nocloud"
 )
+
+// For is where a file of one architecture is on a combined medium: below the
+// architecture's name, as the seed serves it (amd64/slipway/manifest.json,
+// arm64/boot/vmlinuz). A blob has its digest for a name and config is the
+// site's: both are for all, where they are on every medium.
+func For(arch, name string) string {
+	if strings.HasPrefix(name, Blobs+"/") || strings.HasPrefix(name, Seed+"/") {
+		return name
+	}
+	return arch + "/" + name
+}
 
 // Cluster is the file that makes a machine the site's seed, beside user-data.
 const Cluster = "cluster.yaml"

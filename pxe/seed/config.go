@@ -51,7 +51,10 @@ func (c *change) config(key string) (conf handoff.Config, wait handoff.Standing,
 	if same, like := c.rivals(e); len(same) > 0 || len(like) > 0 && !e.Compared {
 		return conf, handoff.Standing{State: "waiting", Text: double(e, append(same, like...))}, nil
 	}
-	n := render.Node{Name: e.Name, Role: e.Role, Instance: instance(e), Endpoint: c.s.cluster.Spec.Endpoint, Time: c.s.o.times()}
+	n := render.Node{Name: e.Name, Role: e.Role, Instance: instance(e), Endpoint: c.s.cluster.Spec.Endpoint, Time: c.s.o.times(), Wipe: e.Wipe}
+	if r := c.peekMachine(e.Machine); r != nil {
+		n.Rule = r.Rule
+	}
 	if n.Role == configs.RoleWorker {
 		if n.Endpoint = c.endpoint(); n.Endpoint == "" {
 			return conf, handoff.Standing{State: "approved", Text: fmt.Sprintf("approved as %s; waiting for a control plane to be approved", e.Name)}, nil

@@ -27,7 +27,7 @@ type Options struct {
 	Clock    func() time.Time // wall clock; nil: time.Now
 	Log      *slog.Logger     // nil: silent
 	Kube     Kube             // nil: no node can join
-	Manifest *lock.Manifest   // of the bundle that is served
+	Media    []*lock.Manifest // of the bundle that is served, one per architecture
 	Address  netip.Prefix     // on the wire it serves; nodes take the time from it
 }
 
@@ -289,9 +289,10 @@ func (s *Seed) Status() Status {
 	s.drain()
 	st := Status{Cluster: s.cluster.Metadata.Name, Address: s.o.Address, Pin: s.Pin(), Approve: string(s.cluster.Spec.Seed.Approve),
 		Started: s.started, Machines: len(s.machines), Trust: "L0", Arch: []arch.Arch{}, Foreign: []string{}}
-	if m := s.o.Manifest; m != nil {
-		st.Bundle, st.Arch = fmt.Sprintf("%s %d", m.Name, m.Serial), []arch.Arch{m.Arch}
+	for _, m := range s.o.Media { // boot.New wants them of one bundle
+		st.Bundle, st.Arch = fmt.Sprintf("%s %d", m.Name, m.Serial), append(st.Arch, m.Arch)
 	}
+	slices.Sort(st.Arch)
 	if s.armedNow() {
 		st.Armed = s.armedTo.Round(0)
 	}

@@ -40,12 +40,15 @@ func run(ctx context.Context) int {
 		{"iso", buildISO},
 		{"root", root},
 		{"machines", scenarios},
+		{"arm64 iso", buildARM},
+		{"arm64 root", armAudit},
+		{"arm64 machines", armScenarios},
 	}
 	switch {
 	case *lintOnly:
 		stages = stages[:1]
 	case *isosOnly:
-		stages = []stage{{"iso", buildISO}}
+		stages = []stage{{"iso", buildISO}, {"arm64 iso", buildARM}}
 	case *bench:
 		stages = []stage{{"iso", buildISO}, {"bench", benchmarks}}
 	case *fuzzTime > 0:

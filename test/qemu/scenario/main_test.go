@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/test/qemu"
 	"slipway.dev/slipway/test/qemu/lan"
@@ -28,7 +29,7 @@ import (
 )
 
 var (
-	out = flag.String("out", "", "directory with the bundles plain and packed, built")
+	out = flag.String("out", "", "directory with the bundles plain, packed and both, built")
 	all = flag.Bool("all", false, "also the scenarios that take many minutes")
 )
 
@@ -71,10 +72,15 @@ type record struct {
 
 func built(t testing.TB, dir string) record {
 	t.Helper()
+	return builtFor(t, dir, arch.AMD64)
+}
+
+func builtFor(t testing.TB, dir string, a arch.Arch) record {
+	t.Helper()
 	if *out == "" {
 		t.Skip(noISO)
 	}
-	raw, err := os.ReadFile(filepath.Join(dir, ".built-amd64.json"))
+	raw, err := os.ReadFile(filepath.Join(dir, ".built-"+string(a)+".json"))
 	if err != nil {
 		t.Fatal(err)
 	}
