@@ -239,6 +239,12 @@ func TestImageAgainstCopy(t *testing.T) {
 				if b, err := os.ReadFile(file); err != nil || !bytes.Equal(b, want) {
 					t.Fatalf("point %s: file differs: %v", p, err)
 				}
+				if err := m.WritePart(file, 8192, 20480); err != nil {
+					t.Fatal(err)
+				}
+				if b, err := os.ReadFile(file); err != nil || !bytes.Equal(b, want[8192:28672]) {
+					t.Fatalf("point %s: part of a file differs: %v", p, err)
+				}
 			}
 		}
 	}

@@ -155,24 +155,28 @@ func (m *Image) Origin(off, length int64) (sum uint64, ok bool) {
 	return h.Sum64(), true
 }
 
-// WriteFile makes the image a sparse raw file, for a machine to boot. What the
-// base holds is copied where it is not zeros.
-func (m *Image) WriteFile(path string) error {
+// WriteFile makes the image a sparse raw file, for a machine to boot.
+func (m *Image) WriteFile(path string) error { return m.WritePart(path, 0, m.size) }
+
+// WritePart makes a part of the image, such as a partition, a sparse raw file.
+// What the base holds is copied where it is not zeros. off is a multiple of 4096.
+func (m *Image) WritePart(path string, off, length int64) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	err = m.writeSparse(f)
-	return errors.Join(err, f.Truncate(m.size), f.Close())
+	err = m.writeSparse(f, off, length)
+	return errors.Join(err, f.Truncate(length), f.Close())
 }
 
-func (m *Image) writeSparse(f *os.File) error {
+func (m *Image) writeSparse(f *os.File, off, length int64) error {
 	b, blank := make([]byte, 1<<20), make([]byte, 1<<16)
-	for off := int64(0); off < m.size; off += int64(len(b)) {
-		if m.base == nil && len(m.discards) == 0 && !m.log.touches(off, off+int64(len(b))) {
+	for done := int64(0); done < length; done += int64(len(b)) {
+		b = b[:min(int64(len(b)), length-done)]
+		if m.base == nil && len(m.discards) == 0 && !m.log.touches(off+done, off+done+int64(len(b))) {
 			continue
 		}
-		n, err := m.ReadAt(b, off)
+		n, err := m.ReadAt(b, off+done)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
@@ -181,7 +185,7 @@ func (m *Image) writeSparse(f *os.File) error {
 			if slices.Equal(part, blank[:len(part)]) {
 				continue
 			}
-			if _, err := f.WriteAt(part, off+int64(at)); err != nil {
+			if _, err := f.WriteAt(part, done+int64(at)); err != nil {
 				return err
 			}
 		}

@@ -169,3 +169,14 @@ func (l *Log) Bytes() (n int64) {
 	}
 	return n
 }
+
+// Read is the data of an entry, nil if it has none.
+func (l *Log) Read(i int) ([]byte, error) {
+	e := l.Entries[i]
+	if e.Data == 0 {
+		return nil, nil
+	}
+	b := make([]byte, e.Len)
+	_, err := l.data.ReadAt(b, e.Data)
+	return b, err
+}

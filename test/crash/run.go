@@ -104,6 +104,16 @@ func (r *Report) Bricked() []Result {
 	return bad
 }
 
+// Count is how many images had an outcome.
+func (r *Report) Count(o Outcome) (n int) {
+	for _, x := range r.Results {
+		if x.Verdict.Outcome == o {
+			n++
+		}
+	}
+	return n
+}
+
 // String is a table of counts, outcome by kind of point, the course of the
 // boundaries, and the first bricked points.
 func (r *Report) String() string {
@@ -134,8 +144,8 @@ func (r *Report) String() string {
 	row("all", total)
 	s.WriteString("\nboundaries: " + r.course() + "\n")
 	for i, x := range r.Bricked() {
-		if i == 10 {
-			s.WriteString("...\n")
+		if i == 20 {
+			fmt.Fprintf(&s, "and %d more\n", len(r.Bricked())-i)
 			break
 		}
 		fmt.Fprintf(&s, "bricked: point %s: %s\n", x.Point, x.Verdict.Why)

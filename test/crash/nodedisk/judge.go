@@ -1,0 +1,352 @@
+// Package nodedisk judges power-cut images of a node's disk: what firmware would
+// start, what the loaders would find, what the installer would do with it.
+//
+// It starts nothing and repairs nothing: a machine that really starts from an
+// image is a scenario's. It does not know the installer's code either, only its
+// promises: those of packages bootdisk and install.
+package nodedisk
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/configs/arch"
+	"slipway.dev/slipway/firstboot/disks"
+	"slipway.dev/slipway/firstboot/install"
+	"slipway.dev/slipway/images/bootdisk"
+	"slipway.dev/slipway/images/layout"
+	"slipway.dev/slipway/images/medium"
+	"slipway.dev/slipway/test/crash"
+	"slipway.dev/slipway/test/crash/ext4"
+)
+
+// Install knows what a blank disk was to become.
+type Install struct {
+	Geometry       bootdisk.Geometry
+	ID             bootdisk.GUID
+	Manifest       *lock.Manifest
+	Raw, Signature []byte            // the manifest as its medium has it
+	Loaders        map[string][]byte // as bootdisk.Format wants them
+	Content        int64             // bytes, as install.Begin was told
+	Config         map[string][]byte // as install.KeepConfig was told
+	Scratch        string            // directory for what e2fsck has to look at
+
+	sums             sync.Map
+	Digested, Checks atomic.Int64 // contents read; volumes that needed e2fsck
+}
+
+// ReadMedium takes manifest and loaders from the ISO or directory that a machine
+// was installed from, which has plain blobs.
+func (j *Install) ReadMedium(name string) error {
+	m, err := medium.Open(name)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if j.Raw, err = m.ReadFile(layout.Manifest); err != nil {
+		return err
+	}
+	if j.Signature, err = m.ReadFile(layout.Signature); err != nil {
+		return err
+	}
+	j.Manifest, j.Loaders, j.Content = new(lock.Manifest), map[string][]byte{}, 0
+	if err := json.Unmarshal(j.Raw, j.Manifest); err != nil {
+		return err
+	}
+	for _, b := range j.Manifest.Blobs {
+		j.Content += b.Size
+		if b.Role != lock.RoleDiskLoader {
+			continue
+		}
+		if len(b.Frames) > 0 {
+			return fmt.Errorf("%s: %q is compressed", name, b.Name)
+		}
+		if j.Loaders[strings.TrimPrefix(b.Name, "disk/")], err = m.ReadFile(medium.Path(b)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Judge says what a machine does that starts with the image and its install
+// medium, the disk first.
+func (j *Install) Judge(m *crash.Image) (crash.Verdict, error) {
+	found, err := bootdisk.Read(m, j.Geometry)
+	starts := j.starts(m)
+	switch {
+	case errors.Is(err, bootdisk.ErrNone) && starts != "":
+		return crash.Verdict{Outcome: crash.Bricked, Why: starts + " starts a disk without a table"}, nil
+	case errors.Is(err, bootdisk.ErrNone):
+		holds, err := disks.Holdings(m, "vda", m.Size(), j.Geometry.Sector)
+		if err != nil || len(holds) == 0 {
+			return crash.Verdict{Outcome: crash.Resumes}, err
+		}
+		return crash.Verdict{Outcome: crash.Holds, Why: "SW-DISK-DATA: " + holds[0].String()}, nil
+	case err != nil:
+		return crash.Verdict{Outcome: crash.Bricked, Why: err.Error()}, nil
+	case found.Disk.ID() != j.ID:
+		return crash.Verdict{Outcome: crash.Bricked, Why: "the disk of somebody else"}, nil
+	}
+	if starts != "" {
+		why, err := j.whole(m, found)
+		if why != "" {
+			return crash.Verdict{Outcome: crash.Bricked, Why: starts + " starts it, but " + why}, err
+		}
+		return crash.Verdict{Outcome: crash.New}, err
+	}
+	// The medium starts, and install.Begin goes on if it finds a record.
+	record, err := j.record(m, found)
+	if err != nil || record.Progress != install.Installed {
+		return crash.Verdict{Outcome: crash.Resumes}, nil //nolint:nilerr // begun again from the start
+	}
+	if why, err := j.volumes(m, found); why != "" || err != nil {
+		return crash.Verdict{Outcome: crash.Bricked, Why: "its record says installed, but " + why}, err
+	}
+	return crash.Verdict{Outcome: crash.Resumes, Why: "and finishes"}, nil
+}
+
+// starts says which firmware would run something from the disk.
+func (j *Install) starts(m *crash.Image) string {
+	var mbr, esp [512]byte
+	if _, err := m.ReadAt(mbr[:], 0); err != nil {
+		return ""
+	}
+	if _, err := m.ReadAt(esp[:], 1<<20); err != nil {
+		return ""
+	}
+	var by []string
+	if bytes.Count(mbr[:432], []byte{0}) < 432 && mbr[510] == 0x55 && mbr[511] == 0xaa {
+		by = append(by, "BIOS")
+	}
+	if esp[510] == 0x55 && esp[511] == 0xaa {
+		by = append(by, "UEFI")
+	}
+	return strings.Join(by, " and ")
+}
+
+// whole says what is missing of a disk that starts, "" for nothing.
+func (j *Install) whole(m *crash.Image, found *bootdisk.Found) (string, error) {
+	plan, err := bootdisk.Plan(arch.AMD64, j.Geometry, j.ID, j.Content)
+	if err != nil {
+		return "", err
+	}
+	boot := found.Boot()
+	entry, ok := found.Slots[boot]
+	if boot != bootdisk.A || found.BIOSDefault != bootdisk.A || !ok {
+		return fmt.Sprintf("slot %q does not start", boot), nil
+	}
+	format, err := plan.Format(j.Loaders)
+	if err != nil {
+		return "", err
+	}
+	fill, err := plan.Fill(boot, entry.Kernel, entry.Initramfs, entry.Cmdline)
+	if err != nil {
+		return err.Error(), nil
+	}
+	for _, want := range []string{"slipway.disk=" + j.ID.String(), "slipway.slot=a"} {
+		if !slices.Contains(strings.Fields(entry.Cmdline), want) {
+			return fmt.Sprintf("its command line lacks %s: %q", want, entry.Cmdline), nil
+		}
+	}
+	want := map[int64][]byte{} // by sector: what was written last
+	for _, group := range [][]bootdisk.Write{plan.Table(), format, fill, plan.Default(boot), plan.Activate()} {
+		for _, w := range group {
+			for at := 0; at < len(w.Data); at += 512 {
+				want[w.At+int64(at)] = w.Data[at:min(at+512, len(w.Data))]
+			}
+		}
+	}
+	if !found.Active { // one of Activate's sectors is still as Table left it
+		delete(want, 0)
+		delete(want, 1<<20)
+	}
+	for at, data := range want {
+		got := make([]byte, len(data))
+		if _, err := m.ReadAt(got, at); err != nil {
+			return "", err
+		}
+		if !bytes.Equal(got, data) {
+			return fmt.Sprintf("the sector at byte %d is not what a loader needs", at), nil
+		}
+	}
+	kernel, ram := plan.Area(boot)
+	for role, at := range map[lock.Role]int64{lock.RoleKernel: kernel.At, lock.RoleInitramfs: ram.At} {
+		b, err := j.Manifest.Find(role)
+		if err != nil {
+			return "", err
+		}
+		if sum, err := j.sum(m, 0, []ext4.Range{{Disk: at, Len: b.Size}}); sum != string(b.SHA256) || err != nil {
+			return fmt.Sprintf("%s is not what the loader needs", b.Name), err
+		}
+	}
+	record, err := j.record(m, found)
+	if err != nil || record.Progress != install.Installed {
+		return fmt.Sprintf("its record says %q (%v)", record.Progress, err), nil
+	}
+	return j.volumes(m, found)
+}
+
+// record reads install.json.
+func (j *Install) record(m *crash.Image, found *bootdisk.Found) (r install.Record, err error) {
+	fs, err := ext4.Open(part(m, found.Disk.Store()))
+	if err != nil {
+		return r, err
+	}
+	raw, err := fs.ReadFile("install.json")
+	if err != nil {
+		return r, err
+	}
+	return r, json.Unmarshal(raw, &r)
+}
+
+func part(m *crash.Image, p bootdisk.Partition) io.ReaderAt {
+	return io.NewSectionReader(m, p.First, p.Size)
+}
+
+// volumes says what is missing in the two volumes, "" for nothing. A node asks
+// e2fsck -p before it mounts; that takes long, so only a volume that cannot be
+// read without is repaired.
+func (j *Install) volumes(m *crash.Image, found *bootdisk.Found) (string, error) {
+	for _, v := range []struct {
+		part  bootdisk.Partition
+		check func(*ext4.FS, func([]ext4.Range) (string, error)) error
+	}{{found.Disk.Store(), j.store}, {found.Disk.State(), j.state}} {
+		fs, err := ext4.Open(part(m, v.part))
+		if err == nil {
+			err = v.check(fs, func(r []ext4.Range) (string, error) { return j.sum(m, v.part.First, r) })
+		}
+		if err == nil {
+			continue
+		}
+		if repaired := j.repaired(m, v.part, v.check); repaired != nil {
+			return fmt.Sprintf("%s: %v; after e2fsck: %v", v.part.Name, err, repaired), nil
+		}
+	}
+	return "", nil
+}
+
+// store wants the manifest and every blob of it.
+func (j *Install) store(fs *ext4.FS, sum func([]ext4.Range) (string, error)) error {
+	slot := "slots/a/"
+	for name, want := range map[string][]byte{layout.Manifest: j.Raw, layout.Signature: j.Signature} {
+		if got, err := fs.ReadFile(slot + name); err != nil || !bytes.Equal(got, want) {
+			return fmt.Errorf("%s is not the medium's (%w)", name, err)
+		}
+	}
+	for _, b := range j.Manifest.Blobs {
+		b.Frames = nil
+		f, err := fs.Lookup(path.Join(slot, medium.Path(b)))
+		if err != nil {
+			return err
+		}
+		ranges, ok := f.Ranges()
+		if !ok {
+			return fmt.Errorf("%s lies in the journal", b.Name) // no data=journal here
+		}
+		if got, err := sum(ranges); err != nil || f.Size != b.Size || got != string(b.SHA256) {
+			return fmt.Errorf("%s: %d bytes, %s (%w)", b.Name, f.Size, got, err)
+		}
+	}
+	return nil
+}
+
+// state wants the config.
+func (j *Install) state(fs *ext4.FS, _ func([]ext4.Range) (string, error)) error {
+	for name, want := range j.Config {
+		got, err := fs.ReadFile(path.Join("slipway/config", name))
+		if err == nil && !bytes.Equal(got, want) {
+			err = fmt.Errorf("%s of %d bytes, want %d", name, len(got), len(want))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sum digests ranges of a partition, each content once.
+func (j *Install) sum(m *crash.Image, first int64, ranges []ext4.Range) (string, error) {
+	key, known := sha256.New(), true
+	for _, r := range ranges {
+		origin, ok := uint64(0), true
+		if r.Disk >= 0 {
+			origin, ok = m.Origin(first+r.Disk, r.Len)
+		}
+		known = known && ok
+		fmt.Fprintln(key, r.At, r.Len, r.Disk >= 0, origin)
+	}
+	id := string(key.Sum(nil))
+	if sum, ok := j.sums.Load(id); ok && known {
+		return sum.(string), nil
+	}
+	j.Digested.Add(1)
+	h := sha256.New()
+	for _, r := range ranges {
+		var from io.Reader = io.LimitReader(zeros{}, r.Len)
+		if r.Disk >= 0 {
+			from = io.NewSectionReader(m, first+r.Disk, r.Len)
+		}
+		if _, err := io.CopyBuffer(h, struct{ io.Reader }{from}, make([]byte, 1<<20)); err != nil {
+			return "", err
+		}
+	}
+	sum := hex.EncodeToString(h.Sum(nil))
+	j.sums.Store(id, sum)
+	return sum, nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// repaired does what a node does before it mounts: e2fsck -p, which may have
+// repaired when it ends with 0, 1 or 2.
+func (j *Install) repaired(m *crash.Image, p bootdisk.Partition, check func(*ext4.FS, func([]ext4.Range) (string, error)) error) error {
+	n := j.Checks.Add(1)
+	file := filepath.Join(j.Scratch, fmt.Sprintf("%s-%d.img", p.Name, n))
+	defer os.Remove(file)
+	if err := m.WritePart(file, p.First, p.Size); err != nil {
+		return err
+	}
+	out, err := exec.Command("e2fsck", "-p", file).CombinedOutput()
+	if e, ok := errors.AsType[*exec.ExitError](err); ok && e.ExitCode() > 2 || err != nil && !ok {
+		line, _, _ := bytes.Cut(out, []byte("\n"))
+		return fmt.Errorf("e2fsck -p: %w: %s", err, line)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fs, err := ext4.Open(f)
+	if err != nil {
+		return err
+	}
+	return check(fs, func(ranges []ext4.Range) (string, error) {
+		h := sha256.New()
+		for _, r := range ranges {
+			var from io.Reader = io.LimitReader(zeros{}, r.Len)
+			if r.Disk >= 0 {
+				from = io.NewSectionReader(f, r.Disk, r.Len)
+			}
+			if _, err := io.Copy(h, from); err != nil {
+				return "", err
+			}
+		}
+		return hex.EncodeToString(h.Sum(nil)), nil
+	})
+}

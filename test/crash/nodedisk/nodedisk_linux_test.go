@@ -1,0 +1,261 @@
+package nodedisk
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/configs/arch"
+	"slipway.dev/slipway/firstboot/blobs"
+	"slipway.dev/slipway/firstboot/install"
+	"slipway.dev/slipway/images/boot"
+	"slipway.dev/slipway/images/bootdisk"
+	"slipway.dev/slipway/images/layout"
+	"slipway.dev/slipway/images/medium"
+	"slipway.dev/slipway/test/crash"
+	"slipway.dev/slipway/test/crash/fusedisk"
+)
+
+var (
+	points = flag.Int("points", 300, "how many power cuts to judge")
+	seed   = flag.Uint64("seed", 1, "of the choice of points")
+)
+
+const size = 8 << 30
+
+// host is what the tests below want of it.
+type host struct {
+	t    *testing.T
+	dir  string
+	loop map[string]string // devices by what they stand for
+	all  []string
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("not root: block devices cannot be made")
+	}
+	if _, err := os.Stat("/" + layout.Mke2fs); err != nil {
+		t.Skipf("no e2fsprogs: %v", err)
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "nodedisk-")
+	if err != nil {
+		dir = t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return &host{t: t, dir: dir, loop: map[string]string{}}
+}
+
+func (h *host) losetup(args ...string) string {
+	h.t.Helper()
+	out, err := exec.Command("losetup", append([]string{"-f", "--show"}, args...)...).CombinedOutput()
+	if err != nil {
+		h.t.Skipf("this host gives no loop device: %v: %s", err, out)
+	}
+	dev := strings.TrimSpace(string(out))
+	h.all = append(h.all, dev)
+	return dev
+}
+
+func (h *host) release() {
+	for i := len(h.all) - 1; i >= 0; i-- {
+		if out, err := exec.Command("losetup", "-d", h.all[i]).CombinedOutput(); err != nil {
+			h.t.Errorf("losetup -d %s: %v: %s", h.all[i], err, out)
+		}
+	}
+	h.all = nil
+}
+
+// partition stands a loop device in for a partition.
+func (h *host) partition(_ context.Context, disk string, p bootdisk.Partition) (string, error) {
+	key := fmt.Sprint(disk, p.First)
+	if h.loop[key] == "" {
+		h.loop[key] = h.losetup("-o", fmt.Sprint(p.First), "--sizelimit", fmt.Sprint(p.Size), disk)
+	}
+	return h.loop[key], nil
+}
+
+func (h *host) machine() install.Machine {
+	return install.Machine{Partition: h.partition, Sys: "/sys", Dev: "/dev", Mounts: h.t.TempDir(), Arch: arch.AMD64,
+		Load: func(string) error { return nil }, Tell: func(s string) { h.t.Log(s) },
+		Run: func(ctx context.Context, argv []string) error {
+			if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
+				return fmt.Errorf("%q: %w: %s", argv, err, out)
+			}
+			return nil
+		}}
+}
+
+// bundle is a medium in a directory with what a bundle has at least.
+func bundle(t *testing.T) (b install.Bundle, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	rng := rand.NewChaCha8([32]byte{1})
+	m := &lock.Manifest{Format: lock.ManifestFormat, Name: "test", Serial: 7, Arch: arch.AMD64}
+	put := func(name string, raw []byte) {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add := func(name string, role lock.Role, n int) {
+		raw := make([]byte, n)
+		rng.Read(raw)
+		chunks, err := lock.Chunks(bytes.NewReader(raw), int64(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := lock.Blob{Name: name, Role: role, Size: int64(n), SHA256: lock.SumBytes(raw), Chunks: chunks}
+		put(medium.Path(x), raw)
+		m.Blobs = append(m.Blobs, x)
+	}
+	add("boot/vmlinuz", lock.RoleKernel, 3<<20+17)
+	add("boot/initrd.img", lock.RoleInitramfs, 5<<20+1)
+	add("system.erofs", lock.RoleSystem, 20<<20)
+	for _, n := range []string{"shimx64.efi", "grubx64.efi", "mmx64.efi", "isohdpfx.bin", "isolinux.bin", "ldlinux.c32"} {
+		add("disk/"+n, lock.RoleDiskLoader, 40000)
+	}
+	for i := range 12 {
+		add(fmt.Sprintf("layers/%d", i), lock.RoleLayer, 300000*(i+1)+i)
+	}
+	raw, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(layout.Manifest, raw)
+	put(layout.Signature, []byte("signed"))
+	return install.Bundle{Manifest: m, Raw: raw, Signature: []byte("signed"), From: blobs.Dir(dir)}, dir
+}
+
+// recordInstall installs a node on a disk that records itself.
+func recordInstall(t *testing.T, h *host, j *Install, b install.Bundle) *crash.Log {
+	t.Helper()
+	file := func(name string) *os.File {
+		f, err := os.Create(filepath.Join(h.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	log := file("log")
+	fuse, err := fusedisk.Mount(t.TempDir(), size, file("disk"), log)
+	if err != nil {
+		t.Skipf("this host mounts no FUSE: %v", err)
+	}
+	steps := func() {
+		m, dev := h.machine(), h.losetup(fuse.Path)
+		d, err := install.Begin(t.Context(), m, dev, install.Owner{Node: "node-1", Instance: "test"}, j.Content, j.Loaders)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Unmount()
+		for _, step := range []func() error{
+			func() error { return d.KeepConfig(j.Config) },
+			func() error { return d.Fill(t.Context(), bootdisk.A, b, func(int64, int64) {}) },
+			func() error { return d.Startable(bootdisk.A, b.Manifest, boot.Cmdline{Consoles: []string{"ttyS0"}}) },
+			func() error { return d.Finish(bootdisk.A, b.Manifest) },
+		} {
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	func() {
+		defer func() { // also after a failure: nothing else ends a loop device
+			h.release()
+			if err := fuse.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		steps()
+	}()
+	info, err := log.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := crash.Parse(log, info.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// TestCrashedInstall takes the power from the installer at every kind of moment.
+func TestCrashedInstall(t *testing.T) {
+	h := newHost(t)
+	b, dir := bundle(t)
+	j := &Install{Geometry: bootdisk.Geometry{Size: size, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
+		Config: map[string][]byte{"user-data": []byte("#cloud-config\n"), "meta-data": []byte("instance-id: test\n")}, Scratch: h.dir}
+	if err := j.ReadMedium(dir); err != nil {
+		t.Fatal(err)
+	}
+	l := recordInstall(t, h, j, b)
+	report, err := l.Run(t.Context(), nil, size, l.Points(*points, *seed), j.Judge, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("seed %d: %s%d contents digested, e2fsck asked %d times", *seed, report, j.Digested.Load(), j.Checks.Load())
+	if n := report.Bricked(); len(n) > 0 {
+		t.Errorf("%d images are bricked", len(n))
+	}
+	for _, o := range []crash.Outcome{crash.New, crash.Resumes} {
+		if report.Count(o) == 0 {
+			t.Errorf("no image is %s: nothing was tried", o)
+		}
+	}
+
+	// The same writes without a flush are what an installer that forgets to
+	// sync leaves: a judge that finds nothing there finds nothing anywhere.
+	bad := withoutFlushes(t, h, l)
+	report, err = bad.Run(t.Context(), nil, size, bad.Points(60, *seed), j.Judge, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Bricked()) == 0 {
+		t.Errorf("nothing is bricked without flushes:\n%s", report)
+	}
+}
+
+func withoutFlushes(t *testing.T, h *host, l *crash.Log) *crash.Log {
+	t.Helper()
+	f, err := os.Create(filepath.Join(h.dir, "unflushed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	w := crash.NewWriter(f, l.SectorSize)
+	for i, e := range l.Entries {
+		if e.Len == 0 {
+			continue
+		}
+		data, err := l.Read(i)
+		if err == nil {
+			err = w.Add(e.Off, e.Len, e.Flags&^crash.Flush, data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := crash.Parse(f, info.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
