@@ -44,21 +44,19 @@ func caOf(t *testing.T, vm *qemu.VM, l login) string {
 	return sum[:64]
 }
 
-// TestInstall puts a node on its disk from the ISO, without a second pass
-// through the firmware, and starts it again from that disk alone. The first
-// machine becomes Ready both times, with the same cluster, and the ISO left in it
-// changes nothing; the others show that their firmware starts what was written.
+// TestInstall puts nodes on their disks from the ISO, without a second pass
+// through the firmware, takes the power away as soon as they may do without the
+// ISO, and starts them from that disk alone. The ISO in them again changes
+// nothing. TestReady goes all the way to a cluster and back to it.
 func TestInstall(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		firmware qemu.Firmware
 		disk     qemu.Drive
-		end      string // the phase to reach
 	}{
-		{"BIOS virtio", qemu.BIOS, qemu.Drive{}, "ready"},
-		{"BIOS SATA", qemu.BIOS, qemu.Drive{Bus: qemu.SATA}, "services"},
-		{"UEFI NVMe of 4096-byte sectors", qemu.UEFI, qemu.Drive{Bus: qemu.NVMe, BlockSize: 4096}, "services"},
-		{"Secure Boot virtio", qemu.SecureBoot, qemu.Drive{}, "services"},
+		{"BIOS SATA", qemu.BIOS, qemu.Drive{Bus: qemu.SATA}},
+		{"UEFI NVMe of 4096-byte sectors", qemu.UEFI, qemu.Drive{Bus: qemu.NVMe, BlockSize: 4096}},
+		{"Secure Boot virtio", qemu.SecureBoot, qemu.Drive{}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l := newLogin(t)
@@ -66,27 +64,21 @@ func TestInstall(t *testing.T) {
 			disk := tc.disk
 			disk.Path, disk.Size, disk.Serial = filepath.Join(t.TempDir(), "node.img"), nodeDisk, "NODE"
 			m := qemu.Machine{Firmware: tc.firmware, Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port},
-				CIDATA: l.installing("node-1", ""), Disks: []qemu.Drive{disk},
-				Tolerate: func(e handoff.Event) bool { return e.Phase == "services" && e.Step != "" }}
+				CIDATA: l.installing("node-1", ""), Disks: []qemu.Drive{disk}}
 			vm := start(t, m)
 			active, err := vm.Wait(limit(t, 40*time.Minute), step("install", "active", handoff.Done))
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("%s, %.0f s after power-on", active.Text, active.Uptime)
-			before := l.reach(t, vm, tc.end)
+			t.Logf("%s, %.0f s after power-on\n%s", active.Text, active.Uptime, table(vm.Console.Events()))
 			vm.Close() // SIGKILL: a power cut
 
 			alone := m
 			alone.Boot, alone.CIDATA = qemu.Boot{}, nil
 			vm = start(t, alone)
-			if after := l.reach(t, vm, tc.end); after != before {
-				t.Errorf("another cluster: CA %.12s, before %.12s", after, before)
-			}
+			l.reach(t, vm, "services")
 			vm.Close()
-			if tc.end != "ready" {
-				return
-			}
+
 			vm = start(t, m)
 			e, err := vm.Wait(limit(t, 40*time.Minute), done("install"))
 			if err != nil {
