@@ -104,7 +104,13 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := disks.Choose(want.Disk, all, n.volumes...)
+	var avoid []string
+	for _, d := range all {
+		if slices.ContainsFunc(n.volumes, func(v string) bool { return strings.HasPrefix(v, d.Name) }) { // sda of sda1
+			avoid = append(avoid, d.Name)
+		}
+	}
+	chosen, err := disks.Choose(want.Disk, all, avoid...)
 	if err != nil {
 		return nil, report.Fail("SW-DISK-CHOICE", "correct slipway.install.disk, or the machine's disks; the node looks again by itself", err)
 	}
