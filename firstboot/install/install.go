@@ -109,9 +109,9 @@ func (d *Disk) resume(ctx context.Context, dev *device) (bool, error) {
 	}
 	planned := d.plan
 	d.plan = found.Disk // a bundle of another size would be given other places
+	d.Active = found.Active
 	err = d.mount(ctx)
 	if err == nil {
-		d.Active = found.Active
 		d.m.Tell(fmt.Sprintf("%s: going on with %s", d.Path, d.Record))
 		return true, nil
 	}
@@ -217,6 +217,13 @@ func (d *Disk) check(ctx context.Context, dev string) error {
 	}
 	err := d.m.Run(ctx, []string{"/" + layout.E2fsck, "-p", dev})
 	var code interface{ ExitCode() int }
+	if errors.As(err, &code) && code.ExitCode() == 8 && d.Active {
+		// A power cut between the superblock's two sectors, which the kernel
+		// writes at every mount and unmount: -p takes no backup of it, -y does.
+		// Only on a disk that starts: in place of one that was only begun, a
+		// backup of an earlier file system may lie.
+		err = d.m.Run(ctx, []string{"/" + layout.E2fsck, "-y", dev})
+	}
 	if errors.As(err, &code) && code.ExitCode() <= 2 { // repaired
 		d.m.Tell(dev + ": e2fsck repaired it")
 		return nil

@@ -105,6 +105,12 @@ func (a *args) drive(id string, d Drive, index int) {
 		dev = "usb-storage,bus=xhci.0,removable=on"
 	default:
 		dev = "virtio-blk-pci"
+		if d.Log != "" {
+			// Merged, a request has up to IOV_MAX buffers; blklogwrites adds one
+			// of its own to them and the host refuses the write: the guest sees
+			// EIO (QEMU 7.2, block/blklogwrites.c).
+			dev += ",request-merging=off"
+		}
 	}
 	dev += ",drive=" + id
 	if index >= 0 {

@@ -113,8 +113,8 @@ func (j *Install) Judge(m *crash.Image) (crash.Verdict, error) {
 	if err != nil || record.Progress != install.Installed {
 		return crash.Verdict{Outcome: crash.Resumes}, nil //nolint:nilerr // begun again from the start
 	}
-	if why, err := j.volumes(m, found); why != "" || err != nil {
-		return crash.Verdict{Outcome: crash.Bricked, Why: "its record says installed, but " + why}, err
+	if why := j.volumes(m, found); why != "" {
+		return crash.Verdict{Outcome: crash.Bricked, Why: "its record says installed, but " + why}, nil
 	}
 	return crash.Verdict{Outcome: crash.Resumes, Why: "and finishes"}, nil
 }
@@ -197,59 +197,64 @@ func (j *Install) whole(m *crash.Image, found *bootdisk.Found) (string, error) {
 	if err != nil || record.Progress != install.Installed {
 		return fmt.Sprintf("its record says %q (%v)", record.Progress, err), nil
 	}
-	return j.volumes(m, found)
+	return j.volumes(m, found), nil
 }
 
 // record reads install.json.
 func (j *Install) record(m *crash.Image, found *bootdisk.Found) (r install.Record, err error) {
-	fs, err := ext4.Open(part(m, found.Disk.Store()))
-	if err != nil {
-		return r, err
-	}
-	raw, err := fs.ReadFile("install.json")
-	if err != nil {
-		return r, err
-	}
-	return r, json.Unmarshal(raw, &r)
+	err = j.volume(m, found, found.Disk.Store(), func(v volume) error {
+		raw, err := v.ReadFile("install.json")
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(raw, &r)
+	})
+	return r, err
 }
 
-func part(m *crash.Image, p bootdisk.Partition) io.ReaderAt {
-	return io.NewSectionReader(m, p.First, p.Size)
-}
-
-// volumes says what is missing in the two volumes, "" for nothing. A node asks
-// e2fsck -p before it mounts; that takes long, so only a volume that cannot be
-// read without is repaired.
-func (j *Install) volumes(m *crash.Image, found *bootdisk.Found) (string, error) {
-	for _, v := range []struct {
-		part  bootdisk.Partition
-		check func(*ext4.FS, func([]ext4.Range) (string, error)) error
-	}{{found.Disk.Store(), j.store}, {found.Disk.State(), j.state}} {
-		fs, err := ext4.Open(part(m, v.part))
-		if err == nil {
-			err = v.check(fs, func(r []ext4.Range) (string, error) { return j.sum(m, v.part.First, r) })
-		}
-		if err == nil {
-			continue
-		}
-		if repaired := j.repaired(m, v.part, v.check); repaired != nil {
-			return fmt.Sprintf("%s: %v; after e2fsck: %v", v.part.Name, err, repaired), nil
+// volumes says what is missing in the two volumes, "" for nothing.
+func (j *Install) volumes(m *crash.Image, found *bootdisk.Found) string {
+	for p, check := range map[bootdisk.Partition]func(volume) error{found.Disk.Store(): j.store, found.Disk.State(): j.state} {
+		if err := j.volume(m, found, p, check); err != nil {
+			return fmt.Sprintf("%s: %v", p.Name, err)
 		}
 	}
-	return "", nil
+	return ""
+}
+
+// volume is a file system of an image, and a way to digest what lies in it.
+type volume struct {
+	*ext4.FS
+	sum func([]ext4.Range) (string, error)
+}
+
+// volume checks a file system. A node asks e2fsck before it mounts; that takes
+// long, so only one that is not right without is repaired.
+func (j *Install) volume(m *crash.Image, found *bootdisk.Found, p bootdisk.Partition, check func(volume) error) error {
+	fs, err := ext4.Open(io.NewSectionReader(m, p.First, p.Size))
+	if err == nil {
+		err = check(volume{fs, func(r []ext4.Range) (string, error) { return j.sum(m, p.First, r) }})
+	}
+	if err == nil || !found.Active { // a disk that was only begun is begun again
+		return err
+	}
+	if again := j.repaired(m, found, p, check); again != nil {
+		return fmt.Errorf("%w; after e2fsck: %w", err, again)
+	}
+	return nil
 }
 
 // store wants the manifest and every blob of it.
-func (j *Install) store(fs *ext4.FS, sum func([]ext4.Range) (string, error)) error {
+func (j *Install) store(v volume) error {
 	slot := "slots/a/"
 	for name, want := range map[string][]byte{layout.Manifest: j.Raw, layout.Signature: j.Signature} {
-		if got, err := fs.ReadFile(slot + name); err != nil || !bytes.Equal(got, want) {
+		if got, err := v.ReadFile(slot + name); err != nil || !bytes.Equal(got, want) {
 			return fmt.Errorf("%s is not the medium's (%w)", name, err)
 		}
 	}
 	for _, b := range j.Manifest.Blobs {
 		b.Frames = nil
-		f, err := fs.Lookup(path.Join(slot, medium.Path(b)))
+		f, err := v.Lookup(path.Join(slot, medium.Path(b)))
 		if err != nil {
 			return err
 		}
@@ -257,7 +262,7 @@ func (j *Install) store(fs *ext4.FS, sum func([]ext4.Range) (string, error)) err
 		if !ok {
 			return fmt.Errorf("%s lies in the journal", b.Name) // no data=journal here
 		}
-		if got, err := sum(ranges); err != nil || f.Size != b.Size || got != string(b.SHA256) {
+		if got, err := v.sum(ranges); err != nil || f.Size != b.Size || got != string(b.SHA256) {
 			return fmt.Errorf("%s: %d bytes, %s (%w)", b.Name, f.Size, got, err)
 		}
 	}
@@ -265,9 +270,9 @@ func (j *Install) store(fs *ext4.FS, sum func([]ext4.Range) (string, error)) err
 }
 
 // state wants the config.
-func (j *Install) state(fs *ext4.FS, _ func([]ext4.Range) (string, error)) error {
+func (j *Install) state(v volume) error {
 	for name, want := range j.Config {
-		got, err := fs.ReadFile(path.Join("slipway/config", name))
+		got, err := v.ReadFile(path.Join("slipway/config", name))
 		if err == nil && !bytes.Equal(got, want) {
 			err = fmt.Errorf("%s of %d bytes, want %d", name, len(got), len(want))
 		}
@@ -294,38 +299,47 @@ func (j *Install) sum(m *crash.Image, first int64, ranges []ext4.Range) (string,
 		return sum.(string), nil
 	}
 	j.Digested.Add(1)
+	sum, err := digest(m, first, ranges)
+	if err == nil {
+		j.sums.Store(id, sum)
+	}
+	return sum, err
+}
+
+func digest(r io.ReaderAt, first int64, ranges []ext4.Range) (string, error) {
 	h := sha256.New()
-	for _, r := range ranges {
-		var from io.Reader = io.LimitReader(zeros{}, r.Len)
-		if r.Disk >= 0 {
-			from = io.NewSectionReader(m, first+r.Disk, r.Len)
+	b := make([]byte, 1<<20)
+	for _, x := range ranges {
+		var from io.Reader = io.LimitReader(zeros{}, x.Len)
+		if x.Disk >= 0 {
+			from = io.NewSectionReader(r, first+x.Disk, x.Len)
 		}
-		if _, err := io.CopyBuffer(h, struct{ io.Reader }{from}, make([]byte, 1<<20)); err != nil {
+		if _, err := io.CopyBuffer(h, struct{ io.Reader }{from}, b); err != nil {
 			return "", err
 		}
 	}
-	sum := hex.EncodeToString(h.Sum(nil))
-	j.sums.Store(id, sum)
-	return sum, nil
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// repaired does what a node does before it mounts: e2fsck -p, which may have
-// repaired when it ends with 0, 1 or 2.
-func (j *Install) repaired(m *crash.Image, p bootdisk.Partition, check func(*ext4.FS, func([]ext4.Range) (string, error)) error) error {
+// repaired does what a node does before it mounts: e2fsck -p, which ends with 0,
+// 1 or 2 when all is right afterwards; and where that finds no superblock, e2fsck -y, which takes a backup.
+func (j *Install) repaired(m *crash.Image, found *bootdisk.Found, p bootdisk.Partition, check func(volume) error) error {
 	n := j.Checks.Add(1)
 	file := filepath.Join(j.Scratch, fmt.Sprintf("%s-%d.img", p.Name, n))
 	defer os.Remove(file)
 	if err := m.WritePart(file, p.First, p.Size); err != nil {
 		return err
 	}
-	out, err := exec.Command("e2fsck", "-p", file).CombinedOutput()
-	if e, ok := errors.AsType[*exec.ExitError](err); ok && e.ExitCode() > 2 || err != nil && !ok {
-		line, _, _ := bytes.Cut(out, []byte("\n"))
-		return fmt.Errorf("e2fsck -p: %w: %s", err, line)
+	code, err := e2fsck("-p", file)
+	if code == 8 {
+		code, err = e2fsck("-y", file)
+	}
+	if code > 2 {
+		return err
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -336,17 +350,19 @@ func (j *Install) repaired(m *crash.Image, p bootdisk.Partition, check func(*ext
 	if err != nil {
 		return err
 	}
-	return check(fs, func(ranges []ext4.Range) (string, error) {
-		h := sha256.New()
-		for _, r := range ranges {
-			var from io.Reader = io.LimitReader(zeros{}, r.Len)
-			if r.Disk >= 0 {
-				from = io.NewSectionReader(f, r.Disk, r.Len)
-			}
-			if _, err := io.Copy(h, from); err != nil {
-				return "", err
-			}
-		}
-		return hex.EncodeToString(h.Sum(nil)), nil
-	})
+	return check(volume{fs, func(r []ext4.Range) (string, error) { return digest(f, 0, r) }})
+}
+
+func e2fsck(how, file string) (code int, err error) {
+	cmd := exec.Command("e2fsck", how, file)
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return 0, nil
+	}
+	line, _, _ := bytes.Cut(out, []byte("\n"))
+	code = 8
+	if cmd.ProcessState != nil {
+		code = cmd.ProcessState.ExitCode()
+	}
+	return code, fmt.Errorf("e2fsck %s: %w: %s", how, err, line)
 }
