@@ -7,11 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/disks"
 	"slipway.dev/slipway/firstboot/install"
@@ -208,7 +210,7 @@ func (n *Node) installed() error {
 
 // machine is what package install needs of this one.
 func (n *Node) machine() install.Machine {
-	return install.Machine{Sys: "/sys", Dev: "/dev", Mounts: runDir, Arch: n.Manifest.Arch,
+	return install.Machine{Sys: "/sys", Dev: "/dev", Mounts: runDir, Arch: arch.Arch(runtime.GOARCH),
 		Run: func(ctx context.Context, argv []string) error {
 			return n.Children.Run(ctx, exec.Command(argv[0], argv[1:]...), nil)
 		},
