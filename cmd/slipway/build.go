@@ -23,6 +23,7 @@ type buildFlags struct {
 	projectFlags
 	out, key string
 	combined bool
+	first    bool // only the first architecture
 }
 
 func (f *buildFlags) register(cmd *cobra.Command) {
@@ -107,6 +108,9 @@ func (a *app) build(ctx context.Context, f *buildFlags) ([]*built, error) {
 	}
 	if f.combined && len(archs) < 2 {
 		return nil, usageError{fmt.Errorf("--combined: a medium for %v alone is what it is already; list more under spec.architectures of %s", archs, f.file)}
+	}
+	if f.first {
+		archs = archs[:1]
 	}
 	var all []*built
 	var each []*bundle.Parts
