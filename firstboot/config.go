@@ -138,6 +138,7 @@ func (n *Node) look(ctx context.Context, devs []volume.Device, settled bool) (ra
 				fmt.Errorf("%d volumes are labelled %q: %s, %s", len(found), layout.CIDATA, found[0].Path, found[1].Path))
 		}
 		if len(found) == 1 {
+			n.volumes = append(n.volumes, found[0].Name)
 			return readVolume(found[0])
 		}
 		if !settled || n.Cmdline.Config == "cidata" {

@@ -104,7 +104,13 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := disks.Choose(want.Disk, all, n.mediumDisks()...)
+	var avoid []string
+	for _, d := range all {
+		if slices.ContainsFunc(n.volumes, func(v string) bool { return strings.HasPrefix(v, d.Name) }) { // sda of sda1
+			avoid = append(avoid, d.Name)
+		}
+	}
+	chosen, err := disks.Choose(want.Disk, all, avoid...)
 	if err != nil {
 		return nil, report.Fail("SW-DISK-CHOICE", "correct slipway.install.disk, or the machine's disks; the node looks again by itself", err)
 	}
@@ -208,14 +214,6 @@ func (n *Node) machine() install.Machine {
 		},
 		Load: func(name string) error { return n.drivers.get().Load(name) },
 		Tell: func(text string) { n.step("disk", text, nil) }}
-}
-
-// mediumDisks are the disks that the boot medium and config volumes are on.
-func (n *Node) mediumDisks() []string {
-	if n.medium == "" {
-		return nil
-	}
-	return []string{n.medium}
 }
 
 // diskLoaders are the loaders of the bundle, verified, by the names that

@@ -155,7 +155,7 @@ func readBundle(dir string, key ed25519.PublicKey) (b install.Bundle, err error)
 // useMedium begins to read system.erofs while config and network are found.
 func (n *Node) useMedium(d volume.Device, b install.Bundle) error {
 	m := b.Manifest
-	n.medium = d.Name
+	n.volumes = append(n.volumes, d.Name)
 	if err := n.useBundle(b); err != nil {
 		return err
 	}

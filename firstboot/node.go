@@ -47,7 +47,7 @@ type Node struct {
 	Manifest *lock.Manifest
 	Store    *blobs.Store
 	bundle   install.Bundle // that the machine was started with
-	medium   string         // the boot medium's device: "sr0", "" without one
+	volumes  []string       // devices of the boot medium and the config: "sr0"; not to be installed on
 	disk     *install.Disk  // of the node's own, nil without one
 	User     *configs.UserData
 	Meta     *configs.MetaData

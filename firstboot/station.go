@@ -3,10 +3,13 @@ package firstboot
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
+	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/render"
 	"slipway.dev/slipway/firstboot/report"
@@ -71,6 +74,9 @@ func (n *Node) station(context.Context) error {
 	medium := mediumDir
 	if n.disk != nil {
 		medium = n.disk.Slot(n.disk.Record.Slot)
+		if err := n.servable(); err != nil {
+			return err
+		}
 	}
 	if n.seed != nil && n.disk == nil {
 		return report.Fail("SW-SEED-MEDIUM", "boot it from the ISO, or take cluster.yaml out of its config",
@@ -88,4 +94,18 @@ func (n *Node) station(context.Context) error {
 		Env: []string{"HOME=/root"},
 		// The socket is the last that opens, and its name outlives a seed that was killed.
 		Ready: func(ctx context.Context) error { return answers(ctx, "unix", stationDir+"/seed.sock") }})
+}
+
+// servable: a disk has every blob plain, and a manifest that says that they are
+// packed is nobody's to change.
+func (n *Node) servable() error {
+	b, err := readBundle(n.disk.Slot(n.disk.Record.Slot), n.key)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(b.Manifest.Blobs, func(b lock.Blob) bool { return len(b.Frames) > 0 }) {
+		return report.Fail("SW-SEED-MEDIUM", "install it from an ISO that is not compressed, or run the seed without installing: leave spec.install out for this machine's rule",
+			errors.New("this machine was installed from a compressed medium: nodes could not be served from its disk"))
+	}
+	return nil
 }

@@ -26,6 +26,20 @@ func site(t *testing.T, spec string) *configs.Cluster {
 	return c
 }
 
+func TestRenderKeepsTheSeedsLease(t *testing.T) {
+	lease := Lease{MAC: "52:54:00:00:00:01", Address: netip.MustParsePrefix("10.0.0.7/24"), Router: netip.MustParseAddr("10.0.0.254"), DNS: []netip.Addr{netip.MustParseAddr("10.0.0.53")}}
+	for spec, want := range map[string]string{
+		"":                                  "",
+		"  install: {disk: {type: nvme}}\n": "ethernets:\n  lan:\n    addresses:\n    - 10.0.0.7/24\n    match:\n      macaddress: \"52:54:00:00:00:01\"\n    nameservers:\n      addresses:\n      - 10.0.0.53\n    routes:\n    - to: default\n      via: 10.0.0.254\nversion: 2\n",
+	} {
+		n := Node{Name: "worker-1", Role: configs.RoleWorker, Instance: "i-1", Endpoint: "10.0.0.2", Lease: lease}
+		conf, err := Config(site(t, spec), n)
+		if got := conf.Files["network-config"]; err != nil || got != want {
+			t.Errorf("with %q: %v\n%s", spec, err, got)
+		}
+	}
+}
+
 func TestRender(t *testing.T) {
 	access := "  access: {sshAuthorizedKeys: [" + siteKey + "]}\n"
 	for _, tc := range []struct {

@@ -86,10 +86,11 @@ type device struct {
 
 // at reads n bytes, nil if the device does not reach so far.
 func (d *device) at(off int64, n int) ([]byte, error) {
+	if off < 0 || off > d.size-int64(n) {
+		return nil, nil
+	}
 	end := off + int64(n)
 	switch tail := d.size - int64(len(d.tail)); {
-	case off < 0 || end > d.size:
-		return nil, nil
 	case end <= int64(len(d.head)):
 		return d.head[off:end], nil
 	case off >= tail:

@@ -83,7 +83,8 @@ func entry(e []byte, n int) Partition {
 // from the first.
 func logical(r io.ReaderAt, first uint64, sector int64) (out []Partition) {
 	b := make([]byte, 512)
-	for at := first; len(out) < 128; {
+	at := first
+	for range 128 {
 		if _, err := r.ReadAt(b, int64(at)*sector); err != nil || b[510] != 0x55 || b[511] != 0xaa {
 			return out
 		}

@@ -162,3 +162,52 @@ func TestVolumesOfLVM(t *testing.T) {
 		t.Errorf("with a group: %q", got)
 	}
 }
+
+// A USB stick with a hybrid ISO is an ISO 9660 volume and a partitioned disk.
+func TestHybridISO(t *testing.T) {
+	if program("xorriso") == "" {
+		t.Skip("no xorriso on this machine")
+	}
+	img := filepath.Join(t.TempDir(), "iso")
+	run(t, "", "xorriso", "-as", "mkisofs", "-quiet", "-V", "LIVE", "-partition_offset", "16", "--protective-msdos-label", "-o", img, t.TempDir())
+	_, got := holdingsOf(t, img, "sdb", 512)
+	if want := []string{`iso9660 "LIVE"`, "a partition table (mbr)", `sdb1: iso9660 "LIVE"`}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A disk of Windows: its table, the system partition, and volumes of each kind.
+func TestWindows(t *testing.T) {
+	if program("sfdisk") == "" || program("mkntfs") == "" || program("mkfs.vfat") == "" {
+		t.Skip("no sfdisk, mkntfs or mkfs.vfat on this machine")
+	}
+	const mib = 1 << 20
+	img, efi, c := image(t, 64*mib), image(t, 8*mib), image(t, 16*mib)
+	run(t, "label: gpt\nsize=8M, type=U\nsize=1M, type=E3C9E316-0B5C-4DB8-817D-F92DF00215AE\nsize=16M\nsize=8M\n", "sfdisk", "-q", "--no-reread", "--no-tell-kernel", img)
+	run(t, "", "mkfs.vfat", "-n", "SYSTEM", efi)
+	run(t, "", "mkntfs", "-q", "-F", "-f", c)
+	copyInto(t, img, mib, efi)
+	copyInto(t, img, 10*mib, c)
+	write(t, img, 26*mib, []byte("\xeb\x58\x90-FVE-FS-"))
+	_, got := holdingsOf(t, img, "nvme0n1", 512)
+	if want := []string{"a partition table (gpt)", `nvme0n1p1: vfat "SYSTEM"`, "nvme0n1p3: ntfs", "nvme0n1p4: BitLocker volume"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// FuzzHoldings: no disk stops the machine that looks at it.
+func FuzzHoldings(f *testing.F) {
+	gpt := make([]byte, 512)
+	copy(gpt, "EFI PART\x00\x00\x01\x00\x5c\x00\x00\x00")
+	part := []byte(strings.Repeat("\xff", 128))
+	gpt[72], gpt[80], gpt[84] = 2, 1, 128
+	seal(gpt, part)
+	f.Add(put(8192, map[int64]string{512: string(gpt), 1024: string(part)}))
+	f.Add(put(8192, map[int64]string{446 + 4: "\x05\x00\x00\x00\x01\x00\x00\x00\xff", 510: "\x55\xaa", 512 + 462 + 4: "\x05\x00\x00\x00\x01", 1022: "\x55\xaa"}))
+	f.Add(put(8192, map[int64]string{0: "LABELONE", 20: "\x20\x00\x00\x00", 88: "\x00\xff\xff\xff\xff\xff\xff\x7f"}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, err := Holdings(bytes.NewReader(b), "sda", int64(len(b)), 512); err != nil {
+			t.Skip("not readable")
+		}
+	})
+}

@@ -24,11 +24,11 @@ import (
 
 // Options are what a seed is given besides cluster.yaml. All may be zero.
 type Options struct {
-	Clock    func() time.Time // wall clock; nil: time.Now
-	Log      *slog.Logger     // nil: silent
-	Kube     Kube             // nil: no node can join
-	Media    []*lock.Manifest // of the bundle that is served, one per architecture
-	Address  netip.Prefix     // on the wire it serves; nodes take the time from it
+	Clock   func() time.Time // wall clock; nil: time.Now
+	Log     *slog.Logger     // nil: silent
+	Kube    Kube             // nil: no node can join
+	Media   []*lock.Manifest // of the bundle that is served, one per architecture
+	Address netip.Prefix     // on the wire it serves; nodes take the time from it
 }
 
 func (o Options) times() []netip.Addr {

@@ -412,6 +412,14 @@ func (l *leases) All() ([]pxe.Lease, error) {
 	return all, nil
 }
 
+// holder is who has an address, whether or not its time has run out since.
+func (l *leases) holder(a netip.Addr) (pxe.MAC, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r, ok := l.byAddr[a.Unmap()]
+	return r.lease.MAC, ok
+}
+
 // Put records a lease and syncs it.
 func (l *leases) Put(n pxe.Lease) error {
 	l.mu.Lock()

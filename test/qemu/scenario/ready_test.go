@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,15 +16,18 @@ import (
 )
 
 // TestReady takes a machine from power-on to a working cluster of one node, on
-// a network that leads nowhere, and then breaks things on it.
+// a network that leads nowhere, installed on its disk on the way; then breaks
+// things on it, and starts it from the disk alone.
 func TestReady(t *testing.T) {
 	l := newLogin(t)
 	port := timedNetwork(t)
 	started := time.Now()
-	config := l.cidata("node-1")
+	config := l.installing("node-1", "")
 	config["user-data"] = append(config["user-data"], "  services: [iscsid, multipathd, rpcbind]\nusers:\n  - {name: ada, lock_passwd: false, hashed_passwd: "+adaHash+"}\n"...)
-	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config, RTC: year2001(), Extra: watchdogDevice(),
-		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }})
+	m := qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config, RTC: year2001(), Extra: watchdogDevice(),
+		Disks:    []qemu.Drive{{Path: filepath.Join(t.TempDir(), "node.img"), Size: nodeDisk, Serial: "NODE"}},
+		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }}
+	vm := start(t, m)
 	if _, err := vm.Wait(limit(t, 40*time.Minute), done("ready")); err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +50,15 @@ func TestReady(t *testing.T) {
 	t.Run("storage clients", n.storageClients)
 	t.Run("console login", n.consoleLogin)
 	t.Run("clock jumps", n.clockJumps)
+	ca := caOf(t, vm, l)
 	t.Run("power button", n.powerButton)
+	t.Run("from its own disk", func(t *testing.T) {
+		vm.Close()
+		m.Boot, m.CIDATA = qemu.Boot{}, nil
+		if again := l.reach(t, start(t, m), "ready"); again != ca {
+			t.Errorf("another cluster: CA %.12s, before %.12s", again, ca)
+		}
+	})
 }
 
 // table shows how long each phase took and its share of the time to Ready, and
