@@ -143,7 +143,7 @@ func bundle(t *testing.T) (b install.Bundle, dir string) {
 }
 
 // recordInstall installs a node on a disk that records itself.
-func recordInstall(t *testing.T, h *host, j *Install, b install.Bundle) *crash.Log {
+func recordInstall(t *testing.T, h *host, j *Node, b install.Bundle) *crash.Log {
 	t.Helper()
 	file := func(name string) *os.File {
 		f, err := os.Create(filepath.Join(h.dir, name))
@@ -180,7 +180,7 @@ func recordInstall(t *testing.T, h *host, j *Install, b install.Bundle) *crash.L
 
 // installOn does what a machine does that starts from its install medium. It
 // says whether there was nothing to do.
-func installOn(t *testing.T, h *host, dev string, j *Install, b install.Bundle) bool {
+func installOn(t *testing.T, h *host, dev string, j *Node, b install.Bundle) bool {
 	t.Helper()
 	d, err := install.Begin(t.Context(), h.machine(), dev, install.Owner{Node: "node-1", Instance: "test"}, j.Content, j.Loaders)
 	if err != nil {
@@ -209,7 +209,7 @@ func installOn(t *testing.T, h *host, dev string, j *Install, b install.Bundle) 
 
 // prove lets the installer go on with images: one that was judged to start has
 // nothing left to do, and any other starts afterwards.
-func prove(t *testing.T, h *host, j *Install, b install.Bundle, l *crash.Log, results []crash.Result) {
+func prove(t *testing.T, h *host, j *Node, b install.Bundle, l *crash.Log, results []crash.Result) {
 	t.Helper()
 	for _, x := range results {
 		file := filepath.Join(h.dir, "proof.img")
@@ -232,7 +232,7 @@ func prove(t *testing.T, h *host, j *Install, b install.Bundle, l *crash.Log, re
 		if err != nil {
 			t.Fatal(err)
 		}
-		fresh := &Install{Geometry: j.Geometry, ID: j.ID, Manifest: j.Manifest, Raw: j.Raw, Signature: j.Signature, Loaders: j.Loaders, Content: j.Content, Config: j.Config, Scratch: h.dir}
+		fresh := &Node{Geometry: j.Geometry, ID: j.ID, Slots: j.Slots, Loaders: j.Loaders, Content: j.Content, Config: j.Config, Scratch: h.dir}
 		v, err := fresh.Judge(empty.Image(after, size, crash.Point{Kind: crash.Boundary, Discards: crash.Zeros}))
 		if err != nil || v.Outcome != crash.New {
 			t.Errorf("point %s, %s: afterwards %v, %v", x.Point, x.Verdict.Outcome, v, err)
@@ -244,7 +244,7 @@ func prove(t *testing.T, h *host, j *Install, b install.Bundle, l *crash.Log, re
 
 // spread takes a half of what starts and a half of what does not: of the first,
 // those before all whose superblock is torn.
-func spread(l *crash.Log, j *Install, results []crash.Result, n int) []crash.Result {
+func spread(l *crash.Log, j *Node, results []crash.Result, n int) []crash.Result {
 	var torn, starts, rest []crash.Result
 	for _, x := range results {
 		m := l.Image(nil, size, x.Point)
@@ -268,7 +268,7 @@ func spread(l *crash.Log, j *Install, results []crash.Result, n int) []crash.Res
 }
 
 // superblocks says whether both volumes can be read as they are.
-func (j *Install) superblocks(m *crash.Image) bool {
+func (j *Node) superblocks(m *crash.Image) bool {
 	found, err := bootdisk.Read(m, j.Geometry)
 	if err != nil {
 		return false
@@ -300,7 +300,7 @@ func emptyLog(t *testing.T) []byte {
 func TestCrashedInstall(t *testing.T) {
 	h := newHost(t)
 	b, dir := bundle(t)
-	j := &Install{Geometry: bootdisk.Geometry{Size: size, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
+	j := &Node{Geometry: bootdisk.Geometry{Size: size, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
 		Config: map[string][]byte{"user-data": []byte("#cloud-config\n"), "meta-data": []byte("instance-id: test\n")}, Scratch: h.dir}
 	if err := j.ReadMedium(dir); err != nil {
 		t.Fatal(err)

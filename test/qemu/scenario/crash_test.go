@@ -81,7 +81,7 @@ func recordInstall(t *testing.T) recording {
 // install, in a model; see package crash. Some of the images are really started.
 func TestCrashedInstalls(t *testing.T) {
 	r := recordInstall(t)
-	j := &nodedisk.Install{Geometry: bootdisk.Geometry{Size: crashDisk, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
+	j := &nodedisk.Node{Geometry: bootdisk.Geometry{Size: crashDisk, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
 		Config: map[string][]byte{"user-data": r.user}, Scratch: t.TempDir()}
 	if err := j.ReadMedium(iso(t)); err != nil {
 		t.Fatal(err)
