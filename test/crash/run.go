@@ -143,6 +143,11 @@ func (r *Report) String() string {
 	}
 	row("all", total)
 	s.WriteString("\nboundaries: " + r.course() + "\n")
+	for _, x := range r.Results {
+		if x.Verdict.Outcome == Holds {
+			fmt.Fprintf(&s, "holds: point %s: %s\n", x.Point, x.Verdict.Why)
+		}
+	}
 	for i, x := range r.Bricked() {
 		if i == 20 {
 			fmt.Fprintf(&s, "and %d more\n", len(r.Bricked())-i)

@@ -34,40 +34,49 @@ import (
 	"slipway.dev/slipway/test/crash/ext4"
 )
 
-// Install knows what a blank disk was to become.
-type Install struct {
-	Geometry       bootdisk.Geometry
-	ID             bootdisk.GUID
-	Manifest       *lock.Manifest
-	Raw, Signature []byte            // the manifest as its medium has it
-	Loaders        map[string][]byte // as bootdisk.Format wants them
-	Content        int64             // bytes, as install.Begin was told
-	Config         map[string][]byte // as install.KeepConfig was told
-	Scratch        string            // directory for what e2fsck has to look at
+// Node knows what a disk was to become.
+type Node struct {
+	Geometry bootdisk.Geometry
+	ID       bootdisk.GUID
+	// Slots are the bundles that may be started, whole.
+	Slots map[bootdisk.Slot]Bundle
+	// Before is the slot that started before an upgrade, "" for an install.
+	Before  bootdisk.Slot
+	Loaders map[string][]byte // as bootdisk.Format wants them
+	Content int64             // bytes, as install.Begin was told
+	Config  map[string][]byte // as install.KeepConfig was told
+	Scratch string            // directory for what e2fsck has to look at
 
 	sums             sync.Map
 	Digested, Checks atomic.Int64 // contents read; volumes that needed e2fsck
 }
 
-// ReadMedium takes manifest and loaders from the ISO or directory that a machine
-// was installed from, which has plain blobs.
-func (j *Install) ReadMedium(name string) error {
+// Bundle is a manifest as its medium has it.
+type Bundle struct {
+	Manifest       *lock.Manifest
+	Raw, Signature []byte
+}
+
+// ReadMedium takes slot a's bundle and the loaders from the ISO or directory
+// that a machine was installed from, which has plain blobs.
+func (j *Node) ReadMedium(name string) error {
 	m, err := medium.Open(name)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	if j.Raw, err = m.ReadFile(layout.Manifest); err != nil {
+	b := Bundle{Manifest: new(lock.Manifest)}
+	if b.Raw, err = m.ReadFile(layout.Manifest); err != nil {
 		return err
 	}
-	if j.Signature, err = m.ReadFile(layout.Signature); err != nil {
+	if b.Signature, err = m.ReadFile(layout.Signature); err != nil {
 		return err
 	}
-	j.Manifest, j.Loaders, j.Content = new(lock.Manifest), map[string][]byte{}, 0
-	if err := json.Unmarshal(j.Raw, j.Manifest); err != nil {
+	if err := json.Unmarshal(b.Raw, b.Manifest); err != nil {
 		return err
 	}
-	for _, b := range j.Manifest.Blobs {
+	j.Slots, j.Loaders, j.Content = map[bootdisk.Slot]Bundle{bootdisk.A: b}, map[string][]byte{}, 0
+	for _, b := range b.Manifest.Blobs {
 		j.Content += b.Size
 		if b.Role != lock.RoleDiskLoader {
 			continue
@@ -84,12 +93,15 @@ func (j *Install) ReadMedium(name string) error {
 
 // Judge says what a machine does that starts with the image and its install
 // medium, the disk first.
-func (j *Install) Judge(m *crash.Image) (crash.Verdict, error) {
+func (j *Node) Judge(m *crash.Image) (crash.Verdict, error) {
+	bricked := func(format string, args ...any) (crash.Verdict, error) {
+		return crash.Verdict{Outcome: crash.Bricked, Why: fmt.Sprintf(format, args...)}, nil
+	}
 	found, err := bootdisk.Read(m, j.Geometry)
 	starts := j.starts(m)
 	switch {
-	case errors.Is(err, bootdisk.ErrNone) && starts != "":
-		return crash.Verdict{Outcome: crash.Bricked, Why: starts + " starts a disk without a table"}, nil
+	case errors.Is(err, bootdisk.ErrNone) && (starts != "" || j.Before != ""):
+		return bricked("no table, started by %q", starts)
 	case errors.Is(err, bootdisk.ErrNone):
 		holds, err := disks.Holdings(m, "vda", m.Size(), j.Geometry.Sector)
 		if err != nil || len(holds) == 0 {
@@ -97,30 +109,54 @@ func (j *Install) Judge(m *crash.Image) (crash.Verdict, error) {
 		}
 		return crash.Verdict{Outcome: crash.Holds, Why: "SW-DISK-DATA: " + holds[0].String()}, nil
 	case err != nil:
-		return crash.Verdict{Outcome: crash.Bricked, Why: err.Error()}, nil
+		return bricked("%v", err)
 	case found.Disk.ID() != j.ID:
-		return crash.Verdict{Outcome: crash.Bricked, Why: "the disk of somebody else"}, nil
+		return bricked("the disk of somebody else")
+	case j.Before != "" && !found.Active:
+		return bricked("it starts no more")
 	}
 	if starts != "" {
-		why, err := j.whole(m, found)
-		if why != "" {
-			return crash.Verdict{Outcome: crash.Bricked, Why: starts + " starts it, but " + why}, err
-		}
-		return crash.Verdict{Outcome: crash.New}, err
+		return j.started(m, found, starts)
 	}
 	// The medium starts, and install.Begin goes on if it finds a record.
 	record, err := j.record(m, found)
 	if err != nil || record.Progress != install.Installed {
 		return crash.Verdict{Outcome: crash.Resumes}, nil //nolint:nilerr // begun again from the start
 	}
-	if why := j.volumes(m, found); why != "" {
-		return crash.Verdict{Outcome: crash.Bricked, Why: "its record says installed, but " + why}, nil
+	if why := j.volumes(m, found, record.Slot); why != "" {
+		return bricked("its record says installed, but %s", why)
 	}
 	return crash.Verdict{Outcome: crash.Resumes, Why: "and finishes"}, nil
 }
 
+// started judges a disk that firmware starts: the slot that each kind of loader
+// takes is whole.
+func (j *Node) started(m *crash.Image, found *bootdisk.Found, by string) (crash.Verdict, error) {
+	outcome := crash.New
+	slots := map[bootdisk.Slot]bool{}
+	for _, s := range []bootdisk.Slot{found.Default, found.BIOSDefault} {
+		if _, ok := found.Slots[s]; !ok {
+			s = s.Other()
+		}
+		slots[s] = true
+	}
+	for s := range slots {
+		if s == j.Before {
+			outcome = crash.Old
+		}
+		why, err := j.whole(m, found, s)
+		if why != "" || err != nil {
+			return crash.Verdict{Outcome: crash.Bricked, Why: fmt.Sprintf("%s starts slot %q, but %s", by, s, why)}, err
+		}
+	}
+	if len(slots) > 1 {
+		return crash.Verdict{Outcome: outcome, Why: "or new: BIOS and UEFI start different slots"}, nil
+	}
+	return crash.Verdict{Outcome: outcome}, nil
+}
+
 // starts says which firmware would run something from the disk.
-func (j *Install) starts(m *crash.Image) string {
+func (j *Node) starts(m *crash.Image) string {
 	var mbr, esp [512]byte
 	if _, err := m.ReadAt(mbr[:], 0); err != nil {
 		return ""
@@ -138,54 +174,24 @@ func (j *Install) starts(m *crash.Image) string {
 	return strings.Join(by, " and ")
 }
 
-// whole says what is missing of a disk that starts, "" for nothing.
-func (j *Install) whole(m *crash.Image, found *bootdisk.Found) (string, error) {
-	plan, err := bootdisk.Plan(arch.AMD64, j.Geometry, j.ID, j.Content)
-	if err != nil {
-		return "", err
+// whole says what is missing of a slot that starts, "" for nothing.
+func (j *Node) whole(m *crash.Image, found *bootdisk.Found, s bootdisk.Slot) (string, error) {
+	entry, ok := found.Slots[s]
+	bundle, known := j.Slots[s]
+	if !ok || !known {
+		return "there is nothing in it", nil
 	}
-	boot := found.Boot()
-	entry, ok := found.Slots[boot]
-	if boot != bootdisk.A || found.BIOSDefault != bootdisk.A || !ok {
-		return fmt.Sprintf("slot %q does not start", boot), nil
-	}
-	format, err := plan.Format(j.Loaders)
-	if err != nil {
-		return "", err
-	}
-	fill, err := plan.Fill(boot, entry.Kernel, entry.Initramfs, entry.Cmdline)
-	if err != nil {
-		return err.Error(), nil
-	}
-	for _, want := range []string{"slipway.disk=" + j.ID.String(), "slipway.slot=a"} {
+	for _, want := range []string{"slipway.disk=" + j.ID.String(), "slipway.slot=" + string(s)} {
 		if !slices.Contains(strings.Fields(entry.Cmdline), want) {
 			return fmt.Sprintf("its command line lacks %s: %q", want, entry.Cmdline), nil
 		}
 	}
-	want := map[int64][]byte{} // by sector: what was written last
-	for _, group := range [][]bootdisk.Write{plan.Table(), format, fill, plan.Default(boot), plan.Activate()} {
-		for _, w := range group {
-			for at := 0; at < len(w.Data); at += 512 {
-				want[w.At+int64(at)] = w.Data[at:min(at+512, len(w.Data))]
-			}
-		}
+	if why, err := j.sectors(m, found, s, entry); why != "" || err != nil {
+		return why, err
 	}
-	if !found.Active { // one of Activate's sectors is still as Table left it
-		delete(want, 0)
-		delete(want, 1<<20)
-	}
-	for at, data := range want {
-		got := make([]byte, len(data))
-		if _, err := m.ReadAt(got, at); err != nil {
-			return "", err
-		}
-		if !bytes.Equal(got, data) {
-			return fmt.Sprintf("the sector at byte %d is not what a loader needs", at), nil
-		}
-	}
-	kernel, ram := plan.Area(boot)
+	kernel, ram := found.Disk.Area(s)
 	for role, at := range map[lock.Role]int64{lock.RoleKernel: kernel.At, lock.RoleInitramfs: ram.At} {
-		b, err := j.Manifest.Find(role)
+		b, err := bundle.Manifest.Find(role)
 		if err != nil {
 			return "", err
 		}
@@ -197,11 +203,57 @@ func (j *Install) whole(m *crash.Image, found *bootdisk.Found) (string, error) {
 	if err != nil || record.Progress != install.Installed {
 		return fmt.Sprintf("its record says %q (%v)", record.Progress, err), nil
 	}
-	return j.volumes(m, found), nil
+	return j.volumes(m, found, s), nil
+}
+
+// sectors compares all that firmware and loaders read with what was planned.
+func (j *Node) sectors(m *crash.Image, found *bootdisk.Found, s bootdisk.Slot, entry bootdisk.Entry) (string, error) {
+	plan, err := bootdisk.Plan(arch.AMD64, j.Geometry, j.ID, j.Content)
+	if err != nil {
+		return "", err
+	}
+	format, err := plan.Format(j.Loaders)
+	if err != nil {
+		return "", err
+	}
+	fill, err := plan.Fill(s, entry.Kernel, entry.Initramfs, entry.Cmdline)
+	if err != nil {
+		return err.Error(), nil
+	}
+	other, err := plan.Fill(s.Other(), entry.Kernel, entry.Initramfs, entry.Cmdline)
+	if err != nil {
+		return err.Error(), nil
+	}
+	want := map[int64][]byte{} // by sector: what was written last, nil for anything
+	put := func(known bool, groups ...[]bootdisk.Write) {
+		for _, w := range slices.Concat(groups...) {
+			for at := 0; at < len(w.Data); at += 512 {
+				want[w.At+int64(at)] = nil
+				if known {
+					want[w.At+int64(at)] = w.Data[at:min(at+512, len(w.Data))]
+				}
+			}
+		}
+	}
+	put(true, plan.Table(), format)
+	put(false, other, plan.Default(s))
+	// One of Activate's sectors may still be as Table left it.
+	put(found.Active, plan.Activate())
+	put(true, fill)
+	for at, data := range want {
+		got := make([]byte, len(data))
+		if _, err := m.ReadAt(got, at); err != nil {
+			return "", err
+		}
+		if !bytes.Equal(got, data) {
+			return fmt.Sprintf("the sector at byte %d is not what a loader needs", at), nil
+		}
+	}
+	return "", nil
 }
 
 // record reads install.json.
-func (j *Install) record(m *crash.Image, found *bootdisk.Found) (r install.Record, err error) {
+func (j *Node) record(m *crash.Image, found *bootdisk.Found) (r install.Record, err error) {
 	err = j.volume(m, found, found.Disk.Store(), func(v volume) error {
 		raw, err := v.ReadFile("install.json")
 		if err != nil {
@@ -213,8 +265,9 @@ func (j *Install) record(m *crash.Image, found *bootdisk.Found) (r install.Recor
 }
 
 // volumes says what is missing in the two volumes, "" for nothing.
-func (j *Install) volumes(m *crash.Image, found *bootdisk.Found) string {
-	for p, check := range map[bootdisk.Partition]func(volume) error{found.Disk.Store(): j.store, found.Disk.State(): j.state} {
+func (j *Node) volumes(m *crash.Image, found *bootdisk.Found, s bootdisk.Slot) string {
+	store := func(v volume) error { return j.store(v, s) }
+	for p, check := range map[bootdisk.Partition]func(volume) error{found.Disk.Store(): store, found.Disk.State(): j.state} {
 		if err := j.volume(m, found, p, check); err != nil {
 			return fmt.Sprintf("%s: %v", p.Name, err)
 		}
@@ -230,7 +283,7 @@ type volume struct {
 
 // volume checks a file system. A node asks e2fsck before it mounts; that takes
 // long, so only one that is not right without is repaired.
-func (j *Install) volume(m *crash.Image, found *bootdisk.Found, p bootdisk.Partition, check func(volume) error) error {
+func (j *Node) volume(m *crash.Image, found *bootdisk.Found, p bootdisk.Partition, check func(volume) error) error {
 	fs, err := ext4.Open(io.NewSectionReader(m, p.First, p.Size))
 	if err == nil {
 		err = check(volume{fs, func(r []ext4.Range) (string, error) { return j.sum(m, p.First, r) }})
@@ -245,14 +298,17 @@ func (j *Install) volume(m *crash.Image, found *bootdisk.Found, p bootdisk.Parti
 }
 
 // store wants the manifest and every blob of it.
-func (j *Install) store(v volume) error {
-	slot := "slots/a/"
-	for name, want := range map[string][]byte{layout.Manifest: j.Raw, layout.Signature: j.Signature} {
+func (j *Node) store(v volume, s bootdisk.Slot) error {
+	bundle, slot := j.Slots[s], "slots/"+string(s)+"/"
+	if bundle.Manifest == nil {
+		return fmt.Errorf("slot %q was never filled", s)
+	}
+	for name, want := range map[string][]byte{layout.Manifest: bundle.Raw, layout.Signature: bundle.Signature} {
 		if got, err := v.ReadFile(slot + name); err != nil || !bytes.Equal(got, want) {
 			return fmt.Errorf("%s is not the medium's (%w)", name, err)
 		}
 	}
-	for _, b := range j.Manifest.Blobs {
+	for _, b := range bundle.Manifest.Blobs {
 		b.Frames = nil
 		f, err := v.Lookup(path.Join(slot, medium.Path(b)))
 		if err != nil {
@@ -270,7 +326,7 @@ func (j *Install) store(v volume) error {
 }
 
 // state wants the config.
-func (j *Install) state(v volume) error {
+func (j *Node) state(v volume) error {
 	for name, want := range j.Config {
 		got, err := v.ReadFile(path.Join("slipway/config", name))
 		if err == nil && !bytes.Equal(got, want) {
@@ -284,7 +340,7 @@ func (j *Install) state(v volume) error {
 }
 
 // sum digests ranges of a partition, each content once.
-func (j *Install) sum(m *crash.Image, first int64, ranges []ext4.Range) (string, error) {
+func (j *Node) sum(m *crash.Image, first int64, ranges []ext4.Range) (string, error) {
 	key, known := sha256.New(), true
 	for _, r := range ranges {
 		origin, ok := uint64(0), true
@@ -327,7 +383,7 @@ func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 // repaired does what a node does before it mounts: e2fsck -p, which ends with 0,
 // 1 or 2 when all is right afterwards; and where that finds no superblock, e2fsck -y, which takes a backup.
-func (j *Install) repaired(m *crash.Image, found *bootdisk.Found, p bootdisk.Partition, check func(volume) error) error {
+func (j *Node) repaired(m *crash.Image, found *bootdisk.Found, p bootdisk.Partition, check func(volume) error) error {
 	n := j.Checks.Add(1)
 	file := filepath.Join(j.Scratch, fmt.Sprintf("%s-%d.img", p.Name, n))
 	defer os.Remove(file)

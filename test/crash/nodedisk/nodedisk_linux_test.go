@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -22,12 +23,14 @@ import (
 	"slipway.dev/slipway/images/layout"
 	"slipway.dev/slipway/images/medium"
 	"slipway.dev/slipway/test/crash"
+	"slipway.dev/slipway/test/crash/ext4"
 	"slipway.dev/slipway/test/crash/fusedisk"
 )
 
 var (
 	points = flag.Int("points", 300, "how many power cuts to judge")
 	seed   = flag.Uint64("seed", 1, "of the choice of points")
+	proofs = flag.Int("proofs", 6, "how many of them the installer itself goes on with")
 )
 
 const size = 8 << 30
@@ -140,7 +143,7 @@ func bundle(t *testing.T) (b install.Bundle, dir string) {
 }
 
 // recordInstall installs a node on a disk that records itself.
-func recordInstall(t *testing.T, h *host, j *Install, b install.Bundle) *crash.Log {
+func recordInstall(t *testing.T, h *host, j *Node, b install.Bundle) *crash.Log {
 	t.Helper()
 	file := func(name string) *os.File {
 		f, err := os.Create(filepath.Join(h.dir, name))
@@ -155,24 +158,6 @@ func recordInstall(t *testing.T, h *host, j *Install, b install.Bundle) *crash.L
 	if err != nil {
 		t.Skipf("this host mounts no FUSE: %v", err)
 	}
-	steps := func() {
-		m, dev := h.machine(), h.losetup(fuse.Path)
-		d, err := install.Begin(t.Context(), m, dev, install.Owner{Node: "node-1", Instance: "test"}, j.Content, j.Loaders)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer d.Unmount()
-		for _, step := range []func() error{
-			func() error { return d.KeepConfig(j.Config) },
-			func() error { return d.Fill(t.Context(), bootdisk.A, b, func(int64, int64) {}) },
-			func() error { return d.Startable(bootdisk.A, b.Manifest, boot.Cmdline{Consoles: []string{"ttyS0"}}) },
-			func() error { return d.Finish(bootdisk.A, b.Manifest) },
-		} {
-			if err := step(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	func() {
 		defer func() { // also after a failure: nothing else ends a loop device
 			h.release()
@@ -180,7 +165,7 @@ func recordInstall(t *testing.T, h *host, j *Install, b install.Bundle) *crash.L
 				t.Error(err)
 			}
 		}()
-		steps()
+		installOn(t, h, h.losetup(fuse.Path), j, b)
 	}()
 	info, err := log.Stat()
 	if err != nil {
@@ -193,11 +178,129 @@ func recordInstall(t *testing.T, h *host, j *Install, b install.Bundle) *crash.L
 	return l
 }
 
+// installOn does what a machine does that starts from its install medium. It
+// says whether there was nothing to do.
+func installOn(t *testing.T, h *host, dev string, j *Node, b install.Bundle) bool {
+	t.Helper()
+	d, err := install.Begin(t.Context(), h.machine(), dev, install.Owner{Node: "node-1", Instance: "test"}, j.Content, j.Loaders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Unmount()
+	if d.Active && d.Record.Progress == install.Installed {
+		return true
+	}
+	steps := []func() error{
+		func() error { return d.KeepConfig(j.Config) },
+		func() error { return d.Fill(t.Context(), bootdisk.A, b, func(int64, int64) {}) },
+		func() error { return d.Startable(bootdisk.A, b.Manifest, boot.Cmdline{Consoles: []string{"ttyS0"}}) },
+		func() error { return d.Finish(bootdisk.A, b.Manifest) },
+	}
+	if d.Record.Progress == install.Installed {
+		steps = steps[3:]
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return false
+}
+
+// prove lets the installer go on with images: one that was judged to start has
+// nothing left to do, and any other starts afterwards.
+func prove(t *testing.T, h *host, j *Node, b install.Bundle, l *crash.Log, results []crash.Result) {
+	t.Helper()
+	for _, x := range results {
+		file := filepath.Join(h.dir, "proof.img")
+		if err := l.Image(nil, size, x.Point).WriteFile(file); err != nil {
+			t.Fatal(err)
+		}
+		func() {
+			defer h.release()
+			h.loop = map[string]string{}
+			if done := installOn(t, h, h.losetup(file), j, b); done != (x.Verdict.Outcome == crash.New) {
+				t.Errorf("point %s was judged %s, but the installer had nothing to do: %t", x.Point, x.Verdict.Outcome, done)
+			}
+		}()
+		after, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// An image of no writes over the disk as it is now.
+		empty, err := crash.Parse(bytes.NewReader(emptyLog(t)), 512)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh := &Node{Geometry: j.Geometry, ID: j.ID, Slots: j.Slots, Loaders: j.Loaders, Content: j.Content, Config: j.Config, Scratch: h.dir}
+		v, err := fresh.Judge(empty.Image(after, size, crash.Point{Kind: crash.Boundary, Discards: crash.Zeros}))
+		if err != nil || v.Outcome != crash.New {
+			t.Errorf("point %s, %s: afterwards %v, %v", x.Point, x.Verdict.Outcome, v, err)
+		}
+		t.Logf("point %s: %s, and the installer agrees", x.Point, x.Verdict.Outcome)
+		after.Close()
+	}
+}
+
+// spread takes a half of what starts and a half of what does not: of the first,
+// those before all whose superblock is torn.
+func spread(l *crash.Log, j *Node, results []crash.Result, n int) []crash.Result {
+	var torn, starts, rest []crash.Result
+	for _, x := range results {
+		m := l.Image(nil, size, x.Point)
+		switch {
+		case x.Verdict.Outcome == crash.Resumes:
+			rest = append(rest, x)
+		case x.Verdict.Outcome == crash.New && j.superblocks(m):
+			starts = append(starts, x)
+		case x.Verdict.Outcome == crash.New:
+			torn = append(torn, x)
+		}
+	}
+	pick := func(all []crash.Result, n int) (out []crash.Result) {
+		for i := range min(n, len(all)) {
+			out = append(out, all[i*len(all)/min(n, len(all))])
+		}
+		return out
+	}
+	a := pick(torn, (n+3)/4)
+	return append(append(a, pick(starts, n/2-len(a))...), pick(rest, n-n/2)...)
+}
+
+// superblocks says whether both volumes can be read as they are.
+func (j *Node) superblocks(m *crash.Image) bool {
+	found, err := bootdisk.Read(m, j.Geometry)
+	if err != nil {
+		return false
+	}
+	for _, p := range []bootdisk.Partition{found.Disk.Store(), found.Disk.State()} {
+		if _, err := ext4.Open(io.NewSectionReader(m, p.First, p.Size)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func emptyLog(t *testing.T) []byte {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	crash.NewWriter(f, 512)
+	b := make([]byte, 512)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // TestCrashedInstall takes the power from the installer at every kind of moment.
 func TestCrashedInstall(t *testing.T) {
 	h := newHost(t)
 	b, dir := bundle(t)
-	j := &Install{Geometry: bootdisk.Geometry{Size: size, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
+	j := &Node{Geometry: bootdisk.Geometry{Size: size, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
 		Config: map[string][]byte{"user-data": []byte("#cloud-config\n"), "meta-data": []byte("instance-id: test\n")}, Scratch: h.dir}
 	if err := j.ReadMedium(dir); err != nil {
 		t.Fatal(err)
@@ -216,6 +319,8 @@ func TestCrashedInstall(t *testing.T) {
 			t.Errorf("no image is %s: nothing was tried", o)
 		}
 	}
+
+	prove(t, h, j, b, l, spread(l, j, report.Results, *proofs))
 
 	// The same writes without a flush are what an installer that forgets to
 	// sync leaves: a judge that finds nothing there finds nothing anywhere.
