@@ -19,6 +19,9 @@
 // the slot is one sector for each kind of firmware, whose directory entry never
 // changes. When the chosen slot cannot be loaded, both loaders take the other.
 //
+// The places are the format: disks that were installed years ago have them. The
+// FAT has no room for others' files: Fill gives a slot's clusters out anew.
+//
 // The package plans and reads; it writes nothing, opens no device, makes no
 // ext4, and does not look at a kernel's content. Writes of one list may reach
 // the disk in any order: between the lists, and before Default and Activate, the
