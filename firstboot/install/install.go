@@ -163,7 +163,7 @@ func (d *Disk) format(ctx context.Context) error {
 		}
 		// No blocks kept back for root: both volumes are slipway's alone.
 		if err := d.m.Run(ctx, []string{"/" + layout.Mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-L", p.Name, "-U", p.ID.String(), dev}); err != nil {
-			return failed(d.Path, fmt.Errorf("making a file system on %s: %w", dev, err))
+			return report.Fail("SW-INSTALL-WRITE", "the disk does not take what is written to it: replace it", fmt.Errorf("%s: making a file system on %s: %w", d.Path, dev, err))
 		}
 	}
 	return d.mountVolumes(ctx)

@@ -29,6 +29,7 @@ type stage struct {
 
 func run(ctx context.Context) int {
 	lintOnly := flag.Bool("lint", false, "only the linters")
+	all := flag.Bool("all", false, "also the scenarios that take many minutes")
 	isosOnly := flag.Bool("isos", false, "only build the ISOs that the machines boot")
 	bench := flag.Bool("bench", false, "only the measurements against peers")
 	fuzzTime := flag.Duration("fuzz", 0, "only the fuzz targets, each for so long")
@@ -39,10 +40,10 @@ func run(ctx context.Context) int {
 		{"unit", unit},
 		{"iso", buildISO},
 		{"root", root},
-		{"machines", scenarios},
+		{"machines", scenarios("-skip", *all)},
 		{"arm64 iso", buildARM},
 		{"arm64 root", armAudit},
-		{"arm64 machines", armScenarios},
+		{"arm64 machines", scenarios("-run", *all)},
 	}
 	switch {
 	case *lintOnly:

@@ -170,12 +170,16 @@ func armAudit(ctx context.Context, r *results) error {
 // armTests are the scenarios that need what buildARM builds.
 const armTests = "^Test(ReproducibleBoth|AddingARM64|ReadyARM|MixedCluster|Combined)"
 
-func scenarios(ctx context.Context, r *results) error {
-	return goTest(ctx, r, true, "-timeout", "80m", "-skip", armTests, scenarioPath, "-args", "-out", "../../../"+testDir)
-}
-
-func armScenarios(ctx context.Context, r *results) error {
-	return goTest(ctx, r, true, "-timeout", "80m", "-run", armTests, scenarioPath, "-args", "-out", "../../../"+testDir)
+// scenarios runs the machines that which (-run or -skip) of armTests leaves; with
+// all, also those that take many minutes, and as many power cuts and crash points
+// as a release wants.
+func scenarios(which string, all bool) func(context.Context, *results) error {
+	args := []string{"-timeout", "80m", which, armTests, scenarioPath, "-args", "-out", "../../../" + testDir}
+	if all {
+		args[1] = "12h"
+		args = append(args, "-all", "-cuts", "20")
+	}
+	return func(ctx context.Context, r *results) error { return goTest(ctx, r, true, args...) }
 }
 
 func benchmarks(ctx context.Context, r *results) error {
