@@ -177,7 +177,7 @@ func scenarios(which string, all bool) func(context.Context, *results) error {
 	args := []string{"-timeout", "80m", which, armTests, scenarioPath, "-args", "-out", "../../../" + testDir}
 	if all {
 		args[1] = "12h"
-		args = append(args, "-all", "-cuts", "20")
+		args = append(args, "-all", "-cuts", "20", "-points", "3000", "-boots", "30")
 	}
 	return func(ctx context.Context, r *results) error { return goTest(ctx, r, true, args...) }
 }
