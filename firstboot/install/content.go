@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -61,7 +63,7 @@ func (d *Disk) Fill(ctx context.Context, s bootdisk.Slot, b Bundle, progress fun
 	}
 	for _, blob := range b.Manifest.Blobs {
 		to := d.Blob(s, blob)
-		if err := share(d.Blob(s.Other(), blob), to, blob.Size); err != nil {
+		if err := d.settle(s, blob); err != nil {
 			return failed(d.Path, err)
 		}
 		err := blobs.Copy(ctx, b.From, blob, to, func(n int64) { progress(before+n, total) })
@@ -79,6 +81,34 @@ func (d *Disk) Fill(ctx context.Context, s bootdisk.Slot, b Bundle, progress fun
 		}
 	}
 	return failed(d.Path, syncFS(d.Store))
+}
+
+// settle links what the other slot has of a blob. A kernel and its initramfs have
+// the same names in every bundle: a file of the right size may be another's.
+func (d *Disk) settle(s bootdisk.Slot, b lock.Blob) error {
+	from, to := d.Blob(s.Other(), b), d.Blob(s, b)
+	if !strings.HasSuffix(to, string(b.SHA256)) {
+		if !holds(to, b) {
+			if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		if !holds(from, b) {
+			return nil
+		}
+	}
+	return share(from, to, b.Size)
+}
+
+// holds says whether a file is a blob.
+func holds(name string, b lock.Blob) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	sum, _, err := lock.Sum(f)
+	return err == nil && sum == b.SHA256
 }
 
 // share makes the other slot's file this slot's too. Both names are of one

@@ -169,6 +169,13 @@ func (m *Image) WritePart(path string, off, length int64) error {
 	return errors.Join(err, f.Truncate(length), f.Close())
 }
 
+// Sparse copies so many bytes of a disk into an empty file, without its zeros.
+func Sparse(to *os.File, from io.ReaderAt, size int64) error {
+	none := &Log{SectorSize: 512, Atomic: 512, Epochs: []Epoch{{}}}
+	m := none.Image(from, size, Point{Kind: Boundary, Discards: Zeros})
+	return errors.Join(m.writeSparse(to, 0, size), to.Truncate(size))
+}
+
 func (m *Image) writeSparse(f *os.File, off, length int64) error {
 	b, blank := make([]byte, 1<<20), make([]byte, 1<<16)
 	for done := int64(0); done < length; done += int64(len(b)) {

@@ -99,12 +99,13 @@ func (h *host) machine() install.Machine {
 		}}
 }
 
-// bundle is a medium in a directory with what a bundle has at least.
-func bundle(t *testing.T) (b install.Bundle, dir string) {
+// bundle is a medium in a directory with what a bundle has at least. Another
+// serial number has other kernels and another first layer.
+func bundle(t *testing.T, serial byte) (b install.Bundle, dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	rng := rand.NewChaCha8([32]byte{1})
-	m := &lock.Manifest{Format: lock.ManifestFormat, Name: "test", Serial: 7, Arch: arch.AMD64}
+	rng, same := rand.NewChaCha8([32]byte{serial}), rand.NewChaCha8([32]byte{})
+	m := &lock.Manifest{Format: lock.ManifestFormat, Name: "test", Serial: uint64(serial), Arch: arch.AMD64}
 	put := func(name string, raw []byte) {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
 			t.Fatal(err)
@@ -115,7 +116,11 @@ func bundle(t *testing.T) (b install.Bundle, dir string) {
 	}
 	add := func(name string, role lock.Role, n int) {
 		raw := make([]byte, n)
-		rng.Read(raw)
+		if strings.HasPrefix(name, "boot/") || name == "layers/0" {
+			rng.Read(raw)
+		} else {
+			same.Read(raw)
+		}
 		chunks, err := lock.Chunks(bytes.NewReader(raw), int64(n))
 		if err != nil {
 			t.Fatal(err)
@@ -142,19 +147,12 @@ func bundle(t *testing.T) (b install.Bundle, dir string) {
 	return install.Bundle{Manifest: m, Raw: raw, Signature: []byte("signed"), From: blobs.Dir(dir)}, dir
 }
 
-// recordInstall installs a node on a disk that records itself.
-func recordInstall(t *testing.T, h *host, j *Node, b install.Bundle) *crash.Log {
+// record keeps what is written to a disk's file while something happens to it
+// as a block device.
+func record(t *testing.T, h *host, disk *os.File, name string, happens func(dev string)) *crash.Log {
 	t.Helper()
-	file := func(name string) *os.File {
-		f, err := os.Create(filepath.Join(h.dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		return f
-	}
-	log := file("log")
-	fuse, err := fusedisk.Mount(t.TempDir(), size, file("disk"), log)
+	log := h.create(name)
+	fuse, err := fusedisk.Mount(t.TempDir(), size, disk, log)
 	if err != nil {
 		t.Skipf("this host mounts no FUSE: %v", err)
 	}
@@ -165,8 +163,24 @@ func recordInstall(t *testing.T, h *host, j *Node, b install.Bundle) *crash.Log 
 				t.Error(err)
 			}
 		}()
-		installOn(t, h, h.losetup(fuse.Path), j, b)
+		h.loop = map[string]string{}
+		happens(h.losetup(fuse.Path))
 	}()
+	return parse(t, log)
+}
+
+func (h *host) create(name string) *os.File {
+	h.t.Helper()
+	f, err := os.Create(filepath.Join(h.dir, name))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func parse(t *testing.T, log *os.File) *crash.Log {
+	t.Helper()
 	info, err := log.Stat()
 	if err != nil {
 		t.Fatal(err)
@@ -299,13 +313,13 @@ func emptyLog(t *testing.T) []byte {
 // TestCrashedInstall takes the power from the installer at every kind of moment.
 func TestCrashedInstall(t *testing.T) {
 	h := newHost(t)
-	b, dir := bundle(t)
+	b, dir := bundle(t, 1)
 	j := &Node{Geometry: bootdisk.Geometry{Size: size, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
 		Config: map[string][]byte{"user-data": []byte("#cloud-config\n"), "meta-data": []byte("instance-id: test\n")}, Scratch: h.dir}
 	if err := j.ReadMedium(dir); err != nil {
 		t.Fatal(err)
 	}
-	l := recordInstall(t, h, j, b)
+	l := record(t, h, h.create("disk"), "log", func(dev string) { installOn(t, h, dev, j, b) })
 	report, err := l.Run(t.Context(), nil, size, l.Points(*points, *seed), j.Judge, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
@@ -336,11 +350,7 @@ func TestCrashedInstall(t *testing.T) {
 
 func withoutFlushes(t *testing.T, h *host, l *crash.Log) *crash.Log {
 	t.Helper()
-	f, err := os.Create(filepath.Join(h.dir, "unflushed"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
+	f := h.create("unflushed")
 	w := crash.NewWriter(f, l.SectorSize)
 	for i, e := range l.Entries {
 		if e.Len == 0 {
@@ -354,13 +364,64 @@ func withoutFlushes(t *testing.T, h *host, l *crash.Log) *crash.Log {
 			t.Fatal(err)
 		}
 	}
-	info, err := f.Stat()
+	return parse(t, f)
+}
+
+// TestCrashedUpgrade takes the power while a second bundle is put into the other
+// slot of an installed disk, and a third over the first: something starts at any
+// moment, and what starts is whole.
+func TestCrashedUpgrade(t *testing.T) {
+	h := newHost(t)
+	b, dir := bundle(t, 1)
+	j := &Node{Geometry: bootdisk.Geometry{Size: size, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
+		Config: map[string][]byte{"user-data": []byte("#cloud-config\n")}, Scratch: h.dir}
+	if err := j.ReadMedium(dir); err != nil {
+		t.Fatal(err)
+	}
+	disk := h.create("disk")
+	record(t, h, disk, "install", func(dev string) { installOn(t, h, dev, j, b) })
+	for i, s := range []bootdisk.Slot{bootdisk.B, bootdisk.A} {
+		next, _ := bundle(t, byte(2+i))
+		before := h.create("before")
+		if err := crash.Sparse(before, disk, size); err != nil {
+			t.Fatal(err)
+		}
+		l := record(t, h, disk, "upgrade", func(dev string) { upgrade(t, h, dev, s, next) })
+		n := &Node{Geometry: j.Geometry, ID: j.ID, Before: s.Other(), Loaders: j.Loaders, Content: j.Content, Config: j.Config, Scratch: h.dir,
+			Slots: map[bootdisk.Slot]Bundle{s.Other(): j.Slots[s.Other()], s: {next.Manifest, next.Raw, next.Signature}}}
+		report, err := l.Run(t.Context(), before, size, l.Points(max(*points/3, 60), *seed), n.Judge, os.Stderr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("slot %s, seed %d: %s%d contents digested, e2fsck asked %d times", s, *seed, report, n.Digested.Load(), n.Checks.Load())
+		if bad := report.Bricked(); len(bad) > 0 {
+			t.Errorf("%d images are bricked", len(bad))
+		}
+		if report.Count(crash.Old) == 0 || report.Count(crash.New) == 0 {
+			t.Error("nothing was tried")
+		}
+		j.Slots = n.Slots
+	}
+}
+
+func upgrade(t *testing.T, h *host, dev string, s bootdisk.Slot, b install.Bundle) {
+	t.Helper()
+	found := install.Find([]string{dev})
+	if len(found) != 1 {
+		t.Fatalf("found %v", found)
+	}
+	d, err := install.Open(t.Context(), h.machine(), found[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := crash.Parse(f, info.Size())
-	if err != nil {
-		t.Fatal(err)
+	defer d.Unmount()
+	for _, step := range []func() error{
+		func() error { return d.Fill(t.Context(), s, b, func(int64, int64) {}) },
+		func() error { return d.Startable(s, b.Manifest, boot.Cmdline{Consoles: []string{"ttyS0"}}) },
+		func() error { return d.Finish(s, b.Manifest) },
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	return out
 }
