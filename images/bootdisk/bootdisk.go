@@ -102,9 +102,9 @@ const (
 // Places of the slots. Each begins where a 4 KiB block of the FAT begins to
 // describe it: clusters are 4 KiB and cluster n is at fatZero + n clusters.
 const (
-	slotMeta      = 4 * mib // the slot's directory and configuration
-	kernelSize    = 32 * mib
-	initramfsSize = 192 * mib
+	slotMeta      = 4 * mib  // the slot's directory and configuration
+	kernelSize    = 64 * mib // Debian's for arm64, which is not compressed, has 36 MiB
+	initramfsSize = 160 * mib
 	slotSize      = slotMeta + kernelSize + initramfsSize
 	slotA         = 32 * mib
 	slotB         = slotA + slotSize

@@ -189,8 +189,8 @@ func TestFormatAndFillRefuse(t *testing.T) {
 		cmdline           string
 	}{
 		`slot "c", want "a" or "b"`:                         {"c", 1, 1, ""},
-		"kernel of 33554433 bytes, want 1 to 33554432":      {A, kernelSize + 1, 1, ""},
-		"initramfs of 0 bytes, want 1 to 201326592":         {A, 1, 0, ""},
+		"kernel of 67108865 bytes, want 1 to 67108864":      {A, kernelSize + 1, 1, ""},
+		"initramfs of 0 bytes, want 1 to 167772160":         {A, 1, 0, ""},
 		"command line of 1901 bytes, want at most 1900":     {A, 1, 1, strings.Repeat("x", 1901)},
 		`command line: '"' at byte 2 is nothing that`:       {A, 1, 1, `a="b"`},
 		`command line: '\n' at byte 1 is nothing that`:      {A, 1, 1, "a\nb"},
