@@ -160,6 +160,10 @@ func (d *Disk) Startable(s bootdisk.Slot, m *lock.Manifest, c boot.Cmdline) erro
 	if err != nil {
 		return failed(d.Path, err)
 	}
+	// No loader that falls back may find half of what comes.
+	if err := dev.write(d.plan.Clear(s)); err != nil {
+		return failed(d.Path, err)
+	}
 	atKernel, atRAM := d.plan.Area(s)
 	for _, p := range []struct {
 		blob lock.Blob
