@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"syscall"
 )
 
 // Image is the disk at a point: the disk before the recording under the writes
@@ -180,7 +181,7 @@ func (m *Image) writeSparse(f *os.File, off, length int64) error {
 	b, blank := make([]byte, 1<<20), make([]byte, 1<<16)
 	for done := int64(0); done < length; done += int64(len(b)) {
 		b = b[:min(int64(len(b)), length-done)]
-		if m.base == nil && len(m.discards) == 0 && !m.log.touches(off+done, off+done+int64(len(b))) {
+		if len(m.discards) == 0 && !m.log.touches(off+done, off+done+int64(len(b))) && !m.based(off+done, int64(len(b))) {
 			continue
 		}
 		n, err := m.ReadAt(b, off+done)
@@ -198,6 +199,17 @@ func (m *Image) writeSparse(f *os.File, off, length int64) error {
 		}
 	}
 	return nil
+}
+
+// based says whether the base may hold something there. lseek(2) finds a file's
+// data where it can (SEEK_DATA is 3); nobody else uses the file's position.
+func (m *Image) based(off, length int64) bool {
+	f, ok := m.base.(*os.File)
+	if m.base == nil || !ok {
+		return m.base != nil
+	}
+	next, err := f.Seek(off, 3)
+	return err == nil && next < off+length || err != nil && !errors.Is(err, syscall.ENXIO)
 }
 
 func (l *Log) touches(from, to int64) bool {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/configs/arch"
@@ -74,6 +75,17 @@ func (h *host) release() {
 	for i := len(h.all) - 1; i >= 0; i-- {
 		if out, err := exec.Command("losetup", "-d", h.all[i]).CombinedOutput(); err != nil {
 			h.t.Errorf("losetup -d %s: %v: %s", h.all[i], err, out)
+		}
+		// A device that somebody else still has open is let go of later.
+		held := filepath.Join("/sys/block", filepath.Base(h.all[i]), "loop/backing_file")
+		for range 200 {
+			if _, err := os.Stat(held); err != nil {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		if _, err := os.Stat(held); err == nil {
+			h.t.Errorf("%s is still held", h.all[i])
 		}
 	}
 	h.all = nil
@@ -225,8 +237,9 @@ func installOn(t *testing.T, h *host, dev string, j *Node, b install.Bundle) boo
 // nothing left to do, and any other starts afterwards.
 func prove(t *testing.T, h *host, j *Node, b install.Bundle, l *crash.Log, results []crash.Result) {
 	t.Helper()
-	for _, x := range results {
-		file := filepath.Join(h.dir, "proof.img")
+	for i, x := range results {
+		// Never the same file again: a loop device may let go of it late.
+		file := filepath.Join(h.dir, fmt.Sprintf("proof%d.img", i))
 		if err := l.Image(nil, size, x.Point).WriteFile(file); err != nil {
 			t.Fatal(err)
 		}
@@ -251,8 +264,9 @@ func prove(t *testing.T, h *host, j *Node, b install.Bundle, l *crash.Log, resul
 		if err != nil || v.Outcome != crash.New {
 			t.Errorf("point %s, %s: afterwards %v, %v", x.Point, x.Verdict.Outcome, v, err)
 		}
-		t.Logf("point %s: %s, and the installer agrees", x.Point, x.Verdict.Outcome)
+		t.Logf("point %s: %s; the installer went on", x.Point, x.Verdict.Outcome)
 		after.Close()
+		os.Remove(file)
 	}
 }
 
