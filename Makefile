@@ -5,7 +5,7 @@ GO    ?= go
 BUNDLE ?= configs/examples/bundle.yaml
 OUT    ?= out
 
-.PHONY: demo test test-all bench fuzz build lint needs clean
+.PHONY: demo test test-all test-arm64 bench fuzz build lint needs clean
 
 demo: needs
 	$(GO) run ./cmd/slipway demo -f $(BUNDLE) --out $(OUT)
@@ -20,6 +20,10 @@ test: needs
 # clusters of both architectures, years of clock. Hours.
 test-all: needs
 	$(GO) run ./test/run -all
+
+# The arm64 part of `make test`, which leaves it out where everything takes long.
+test-arm64: needs
+	$(GO) run ./test/run -arm64
 
 bench:
 	@bash test/needs.sh bench

@@ -271,7 +271,7 @@ func (n *Node) commandsIn(ctx context.Context, dir, key string, list []configs.C
 	for i, c := range list {
 		cmd, err := n.command(c)
 		if dir != "" {
-			cmd, err = n.command(configs.Command{Argv: append([]string{shell, "-c", `exec "$@"`, "hook"}, argv(c)...)})
+			cmd, _ = n.command(configs.Command{Argv: append([]string{shell, "-c", `exec "$@"`, "hook"}, argv(c)...)})
 			cmd.Path, cmd.Err, err = shell, nil, nil // looked up in the other root
 			cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: dir}
 		}
