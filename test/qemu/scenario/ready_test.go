@@ -68,8 +68,10 @@ func table(events []handoff.Event) string {
 	var b strings.Builder
 	total := 0.0
 	for _, e := range events {
+		total = max(total, e.Uptime) // of a boot that was cut short, its end
 		if done("ready")(e) {
 			total = e.Uptime
+			break
 		}
 	}
 	row := func(name string, from, took float64) {
