@@ -21,7 +21,7 @@ test: needs
 test-all: needs
 	$(GO) run ./test/run -all
 
-# The arm64 part of `make test`, which leaves it out where everything takes long.
+# arm64: its ISO, the combined one, every program of its root, its machines.
 test-arm64: needs
 	$(GO) run ./test/run -arm64
 
