@@ -5,7 +5,7 @@ GO    ?= go
 BUNDLE ?= configs/examples/bundle.yaml
 OUT    ?= out
 
-.PHONY: demo test bench fuzz build lint needs clean
+.PHONY: demo test test-all test-arm64 bench fuzz build lint needs clean
 
 demo: needs
 	$(GO) run ./cmd/slipway demo -f $(BUNDLE) --out $(OUT)
@@ -15,6 +15,15 @@ build:
 
 test: needs
 	$(GO) run ./test/run
+
+# Everything that `make test` has a smaller part of: power cuts, crash points,
+# clusters of both architectures, years of clock. Hours.
+test-all: needs
+	$(GO) run ./test/run -all
+
+# arm64: its ISO, the combined one, every program of its root, its machines.
+test-arm64: needs
+	$(GO) run ./test/run -arm64
 
 bench:
 	@bash test/needs.sh bench

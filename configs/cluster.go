@@ -37,6 +37,7 @@ type ClusterSpec struct {
 	Access   SiteAccess  `json:"access,omitzero"`
 	Time     SiteTime    `json:"time,omitzero"`
 	Seed     SeedSpec    `json:"seed,omitzero"`
+	Install  Install     `json:"install,omitzero"` // of every node whose rule has none
 	// CloudConfig are further keys of every node's user-data; the seed's own win.
 	CloudConfig map[string]any `json:"cloudConfig,omitempty"`
 }
@@ -49,6 +50,8 @@ type NodeRule struct {
 	// Name is the node's name, with {n} for a number from 1 when the rule makes
 	// more than one: "worker-{n}", which is also the default.
 	Name string `json:"name,omitempty"`
+	// Install replaces the site's as a whole.
+	Install Install `json:"install,omitzero"`
 }
 
 // MachineMatch says which machines a rule is for; all given properties must fit.
@@ -173,6 +176,7 @@ func (c *Cluster) check(a at) {
 	a.key("endpoint").may(s.Endpoint, hostPort)
 	s.Networks.check(a.key("networks"))
 	s.checkNodes(a.key("nodes"))
+	s.Install.check(a.key("install"))
 	for i, k := range s.Access.SSHAuthorizedKeys {
 		if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(k)); err != nil {
 			a.key("access").key("sshAuthorizedKeys").item(i).errorf("not a line of authorized_keys: %v", err)
@@ -187,6 +191,16 @@ func (c *Cluster) check(a at) {
 			a.key("cloudConfig").key(k).errorf("the seed writes this key itself")
 		}
 	}
+}
+
+// InstallOf is what the nodes of a rule, known by its name, are installed with.
+func (s *ClusterSpec) InstallOf(rule string) Install {
+	for _, r := range s.Nodes {
+		if r.Name == rule && len(r.Install.Disk) > 0 {
+			return r.Install
+		}
+	}
+	return s.Install
 }
 
 func (s *ClusterSpec) checkNodes(a at) {
@@ -249,6 +263,7 @@ func (r *NodeRule) check(a at) {
 	if r.Count != 1 && !strings.Contains(r.Name, "{n}") {
 		a.key("name").errorf("%q would be the name of several nodes", r.Name).Hint = fmt.Sprintf("write %q, or count: 1", r.Name+"-{n}")
 	}
+	r.Install.check(a.key("install"))
 	m := a.key("match")
 	if m.set() && len(r.Match.MAC)+len(r.Match.Serial)+len(r.Match.UUID)+len(r.Match.Arch)+r.Match.CPUs == 0 && r.Match.Memory == 0 {
 		m.errorf("empty: it would match every machine").Hint = "remove it, or give mac, serial, uuid, arch, memory or cpus"

@@ -154,7 +154,9 @@ func (d *document) mismatch(a at, v any, t reflect.Type) {
 	if isScalar(v) && !text && slices.Contains(wants, "a string") {
 		p.Hint = fmt.Sprintf("quote it: %q", a.text())
 	}
-	if isScalar(v) && len(wants) == 1 && strings.HasPrefix(wants[0], "a list") {
+	if h, ok := reflect.Zero(t).Interface().(interface{ instead() string }); ok {
+		p.Hint = h.instead()
+	} else if isScalar(v) && len(wants) == 1 && strings.HasPrefix(wants[0], "a list") {
 		p.Hint = fmt.Sprintf("write it as a list: [%s]", strconv.Quote(a.text()))
 	}
 }

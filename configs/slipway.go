@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 )
 
@@ -14,7 +15,10 @@ type Slipway struct {
 	Kubernetes ClusterNets `json:"kubernetes,omitzero"`
 	// State is the label of an ext4 volume that keeps what the node becomes over
 	// restarts: /etc, /usr/local, /var, /root, /home. Empty: memory, a restart begins anew.
-	State   string  `json:"state,omitempty"`
+	State string `json:"state,omitempty"`
+	// Services are clients of shared storage to run beside Kubernetes.
+	Services []Daemon `json:"services,omitempty"`
+	// Install puts the node on a disk; without it, it runs from its boot medium.
 	Install Install `json:"install,omitzero"`
 	Hooks   Hooks   `json:"hooks,omitzero"`
 	// Kubeadm changes the documents that kubeadm is given.
@@ -23,17 +27,11 @@ type Slipway struct {
 	Kubelet Patch `json:"kubelet,omitempty"`
 }
 
-// Install says which disk the node is installed on, once it can be.
-type Install struct {
-	Disk string `json:"disk,omitempty"` // path, best one from /dev/disk/by-id
-	Wipe bool   `json:"wipe,omitempty"` // the disk may hold something else, which is lost
-}
-
 // Hooks are commands at points that cloud-init does not know.
 type Hooks struct {
-	BeforeInstall []Command `json:"beforeInstall,omitempty"`
-	ClusterReady  []Command `json:"clusterReady,omitempty"` // the node is Ready; before runcmd
-	Done          []Command `json:"done,omitempty"`         // after final_message
+	BeforeInstall []Command `json:"beforeInstall,omitempty"` // before the first write to the disk
+	ClusterReady  []Command `json:"clusterReady,omitempty"`  // the node is Ready; before runcmd
+	Done          []Command `json:"done,omitempty"`          // after final_message
 }
 
 // Role is what a node does in its cluster.
@@ -47,26 +45,32 @@ const (
 	RoleWorker       Role = "worker"
 )
 
+// Daemon is a program of the bundle that a node runs only when it is named.
+type Daemon string
+
+func (Daemon) words() []string {
+	var out []string
+	for _, s := range Daemons() {
+		out = append(out, string(s))
+	}
+	return out
+}
+
+// The daemons.
+const (
+	DaemonISCSI     Daemon = "iscsid"     // sessions to iSCSI targets
+	DaemonMultipath Daemon = "multipathd" // disks that are seen over several ways
+	DaemonRPC       Daemon = "rpcbind"    // locks of NFS version 3
+)
+
+// Daemons are all that there are.
+func Daemons() []Daemon { return []Daemon{DaemonISCSI, DaemonMultipath, DaemonRPC} }
+
 // ClusterNets are the networks and names inside the cluster.
 type ClusterNets struct {
 	PodSubnet     netip.Prefix `json:"podSubnet,omitzero"`     // default 10.244.0.0/16
 	ServiceSubnet netip.Prefix `json:"serviceSubnet,omitzero"` // default 10.96.0.0/12
 	DNSDomain     string       `json:"dnsDomain,omitempty"`    // default cluster.local
-}
-
-// check warns of what is understood and cannot be done yet.
-func (i *Install) check(a at) {
-	if !a.set() {
-		return
-	}
-	a.key("disk").must(i.Disk, devicePath)
-	a.onKey().warnf("has no effect yet: the node runs from its boot medium")
-}
-
-func (h *Hooks) check(a at) {
-	if len(h.BeforeInstall) > 0 {
-		a.key("beforeInstall").onKey().warnf("has no effect yet: the node runs from its boot medium")
-	}
 }
 
 func (s *Slipway) setDefaults() {
@@ -118,8 +122,13 @@ func (s *Slipway) check(a at) {
 		}
 		return nil
 	})
+	for i, one := range s.Services {
+		a.key("services").item(i).oneOf(string(one), one.words()...)
+		if slices.Contains(s.Services[:i], one) {
+			a.key("services").item(i).errorf("%q is there twice", string(one))
+		}
+	}
 	s.Install.check(a.key("install"))
-	s.Hooks.check(a.key("hooks"))
 	s.Kubeadm.check(a.key("kubeadm"))
 	s.Kubelet.check(a.key("kubelet"), "KubeletConfiguration")
 	if len(s.Kubelet) > 0 && len(s.Kubeadm.KubeletConfiguration) > 0 {

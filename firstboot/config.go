@@ -43,8 +43,16 @@ func isURL(s string) bool { return strings.HasPrefix(s, "http://") || strings.Ha
 const configLimit = time.Minute
 
 func configPhase(ctx context.Context, n *Node) error {
-	if n.Cmdline.Seed != "" {
-		return n.enrolled(ctx)
+	if n.disk == nil && n.Cmdline.Seed != "" {
+		if err := n.knownDisk(ctx); err != nil {
+			return err
+		}
+		if n.disk == nil {
+			return n.enrolled(ctx)
+		}
+	}
+	if n.disk != nil {
+		return n.ownConfig()
 	}
 	n.Report.Also(nil) // there is nobody to send events to
 	ctx, cancel := context.WithTimeout(ctx, configLimit)
@@ -55,6 +63,9 @@ func configPhase(ctx context.Context, n *Node) error {
 	r, err := n.findConfig(ctx)
 	if err != nil {
 		return err
+	}
+	if n.disk != nil {
+		return n.ownConfig()
 	}
 	if r, err = n.becomeSeed(r); err == nil {
 		err = n.parse(r)
@@ -89,12 +100,19 @@ func (n *Node) findConfig(ctx context.Context) (raw, error) {
 		return n.fetchConfig(ctx, n.Cmdline.Config)
 	}
 	began, told := time.Now(), 0*time.Second
+	var looked time.Time // at disks, after this change of devices
 	for {
 		last, changed := n.drivers.block()
 		devs, _ := volume.List("/sys", "/dev")
 		r, err := n.look(ctx, devs, time.Since(last) >= settle)
 		if err != nil || r.files != nil {
 			return r, err
+		}
+		if time.Since(last) >= settle && looked != last {
+			looked = last
+			if n.disk, err = n.installedDisk(ctx); err != nil || n.disk != nil {
+				return raw{}, err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -120,6 +138,7 @@ func (n *Node) look(ctx context.Context, devs []volume.Device, settled bool) (ra
 				fmt.Errorf("%d volumes are labelled %q: %s, %s", len(found), layout.CIDATA, found[0].Path, found[1].Path))
 		}
 		if len(found) == 1 {
+			n.volumes = append(n.volumes, found[0].Name)
 			return readVolume(found[0])
 		}
 		if !settled || n.Cmdline.Config == "cidata" {
@@ -216,6 +235,6 @@ func (n *Node) parse(r raw) error {
 	for _, w := range append(slices.Clone(u.Warnings), meta.Warnings...) {
 		n.step("warning", w.Error(), nil)
 	}
-	n.User, n.Meta, n.Network, n.source = u, meta, net, r.source
+	n.User, n.Meta, n.Network, n.source, n.files = u, meta, net, r.source, r.files
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"slipway.dev/slipway/firstboot/console"
+	"slipway.dev/slipway/firstboot/logfile"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/firstboot/root"
 	"slipway.dev/slipway/images/boot"
@@ -48,7 +49,7 @@ func kernelPhase(_ context.Context, n *Node) error {
 	if err := n.Report.KeepIn(runDir + "/events.jsonl"); err != nil {
 		return err
 	}
-	if f, err := os.OpenFile(logDir+"/init.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640); err == nil {
+	if f, err := logfile.Open(logDir+"/init.log", 1<<20, nil); err == nil {
 		n.log = slog.New(slog.NewTextHandler(f, nil)) // decisions; what programs say goes into their own logs
 	}
 	if err := cgroups(cgroupDir); err != nil {

@@ -144,7 +144,7 @@ func (n *Node) runner() kubeadm.Runner {
 
 func kubernetesPhase(ctx context.Context, n *Node) error {
 	worker := n.User.Slipway.Role == configs.RoleWorker
-	if worker && n.enrol == nil {
+	if worker && n.enrol == nil && !n.runner().Joined() {
 		return report.Fail("SW-KUBEADM-ROLE", "start it from a seed (slipway.seed=), or write role: control-plane", errors.New("a worker is let into its cluster by a seed, and this node has none"))
 	}
 	if err := n.contentVerified(ctx); err != nil {
@@ -162,7 +162,7 @@ func kubernetesPhase(ctx context.Context, n *Node) error {
 	}
 	node := clusterNode(n.Hostname, n.Manifest.Kubernetes, n.images.flannel, n.User, n.Address[0])
 	if worker {
-		if err := r.Join(ctx, node, kubeadm.Means{Ask: n.enrol.Join, Done: n.joined}); err != nil {
+		if err := r.Join(ctx, node, n.means()); err != nil {
 			return err
 		}
 		n.done(fmt.Sprintf("%s has joined the cluster", node.Name), nil)
@@ -182,6 +182,14 @@ func kubernetesPhase(ctx context.Context, n *Node) error {
 	n.own("kubernetes", "certificates", func(ctx context.Context) { n.renewing(ctx, r) })
 	n.done(fmt.Sprintf("Kubernetes %s runs on %s", node.KubernetesVersion, node.Name), nil)
 	return nil
+}
+
+// means are the seed's, which a node that has joined before can do without.
+func (n *Node) means() kubeadm.Means {
+	if n.enrol == nil {
+		return kubeadm.Means{Done: func() {}}
+	}
+	return kubeadm.Means{Ask: n.enrol.Join, Done: n.joined}
 }
 
 // joined tells the seed that this node's token is not needed any more.

@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +18,7 @@ import (
 
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/firstboot/blobs"
+	"slipway.dev/slipway/firstboot/install"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/firstboot/volume"
 	"slipway.dev/slipway/images/layout"
@@ -27,6 +30,9 @@ func mediumPhase(ctx context.Context, n *Node) error {
 		return report.Fail("SW-MEDIUM-KEY", "build the image again", err)
 	}
 	n.key = key
+	if n.Cmdline.Disk != "" {
+		return n.startedFrom(ctx)
+	}
 	if n.Cmdline.Store != "" {
 		return n.findSeed(ctx, key)
 	}
@@ -39,9 +45,9 @@ func mediumPhase(ctx context.Context, n *Node) error {
 			if _, ok := refused[d.Path]; ok {
 				continue
 			}
-			m, err := openMedium(d.Path, key)
+			b, err := openMedium(d.Path, key)
 			if err == nil {
-				return n.useMedium(d, m)
+				return n.useMedium(d, b)
 			}
 			refused[d.Path] = err
 			n.step("refused", fmt.Sprintf("%s: %v", d.Path, err), nil)
@@ -109,35 +115,48 @@ func publicKey(name string) (ed25519.PublicKey, error) {
 
 // openMedium mounts a medium and verifies its manifest; when that does not fit
 // the medium is left unmounted.
-func openMedium(dev string, key ed25519.PublicKey) (*lock.Manifest, error) {
+func openMedium(dev string, key ed25519.PublicKey) (install.Bundle, error) {
 	if err := os.MkdirAll(mediumDir, 0o755); err != nil {
-		return nil, err
+		return install.Bundle{}, err
 	}
 	if err := unix.Mount(dev, mediumDir, "iso9660", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return nil, fmt.Errorf("mounting %s: %w", dev, err)
+		return install.Bundle{}, fmt.Errorf("mounting %s: %w", dev, err)
 	}
-	m, err := readManifest(mediumDir, key)
+	b, err := readBundle(mediumDir, key)
 	if err != nil {
 		_ = unix.Unmount(mediumDir, unix.MNT_DETACH)
 	}
-	return m, err
+	return b, err
 }
 
-func readManifest(dir string, key ed25519.PublicKey) (*lock.Manifest, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, layout.Manifest))
-	if err != nil {
-		return nil, err
+// readBundle reads and verifies the manifest of this machine's architecture: its
+// own part of a combined medium, or the only one.
+func readBundle(dir string, key ed25519.PublicKey) (b install.Bundle, err error) {
+	at := func(name string) string { return filepath.Join(dir, layout.For(runtime.GOARCH, name)) }
+	b.From = blobs.Part{Dir: dir, Arch: runtime.GOARCH}
+	if b.Raw, err = os.ReadFile(at(layout.Manifest)); errors.Is(err, fs.ErrNotExist) {
+		at = func(name string) string { return filepath.Join(dir, name) }
+		b.From = blobs.Dir(dir)
+		b.Raw, err = os.ReadFile(at(layout.Manifest))
 	}
-	sig, err := os.ReadFile(filepath.Join(dir, layout.Signature))
 	if err != nil {
-		return nil, err
+		return b, err
 	}
-	return lock.Open(key, raw, sig)
+	if b.Signature, err = os.ReadFile(at(layout.Signature)); err != nil {
+		return b, err
+	}
+	b.Manifest, err = lock.Open(key, b.Raw, b.Signature)
+	if err == nil && string(b.Manifest.Arch) != runtime.GOARCH {
+		err = fmt.Errorf("the bundle is for %s and this machine is %s", b.Manifest.Arch, runtime.GOARCH)
+	}
+	return b, err
 }
 
 // useMedium begins to read system.erofs while config and network are found.
-func (n *Node) useMedium(d volume.Device, m *lock.Manifest) error {
-	if err := n.useStore(m, blobs.Dir(mediumDir)); err != nil {
+func (n *Node) useMedium(d volume.Device, b install.Bundle) error {
+	m := b.Manifest
+	n.volumes = append(n.volumes, d.Name)
+	if err := n.useBundle(b); err != nil {
 		return err
 	}
 	n.done(fmt.Sprintf("bundle %q serial %d, Kubernetes %s, on %s", m.Name, m.Serial, m.Kubernetes, d.Path),
@@ -145,15 +164,32 @@ func (n *Node) useMedium(d volume.Device, m *lock.Manifest) error {
 	return nil
 }
 
-// useStore begins to bring system.erofs from a source.
-func (n *Node) useStore(m *lock.Manifest, from blobs.Source) error {
-	raiseClock(m.Built)
-	sys, err := m.Find(lock.RoleSystem)
+// useBundle takes content from where a bundle was found. What is read in place
+// is begun with at once; what would fill memory waits until the config says
+// whether there is a disk for it.
+func (n *Node) useBundle(b install.Bundle) error {
+	raiseClock(b.Manifest.Built)
+	if _, err := b.Manifest.Find(lock.RoleSystem); err != nil {
+		return report.Fail("SW-MEDIUM-MANIFEST", "build the image again", err)
+	}
+	n.bundle, n.Manifest = b, b.Manifest
+	n.Store = &blobs.Store{Source: b.From, Memory: memoryDir}
+	if n.Store.Needs(used(n.Manifest)) == 0 {
+		return n.bring()
+	}
+	return nil
+}
+
+// bring begins to bring system.erofs, unless it has begun.
+func (n *Node) bring() error {
+	if n.system != nil {
+		return nil
+	}
+	sys, err := n.Manifest.Find(lock.RoleSystem)
 	if err != nil {
 		return report.Fail("SW-MEDIUM-MANIFEST", "build the image again", err)
 	}
-	s := &blobs.Store{Source: from, Memory: memoryDir}
-	if need := s.Needs(used(m)); need > 0 {
+	if need := n.Store.Needs(used(n.Manifest)); need > 0 {
 		if err := roomFor(need); err != nil {
 			return err
 		}
@@ -164,16 +200,31 @@ func (n *Node) useStore(m *lock.Manifest, from blobs.Source) error {
 			return fmt.Errorf("mounting memory on %s: %w", memoryDir, err)
 		}
 	}
-	n.Manifest, n.Store = m, s
-	n.system = make(chan error, 1)
-	n.own("system", "verify", func(ctx context.Context) { n.system <- n.bringSystem(ctx, sys) })
+	w := &bringing{verdict: verdict{done: make(chan struct{})}}
+	var life context.Context
+	life, w.stop = context.WithCancel(n.life)
+	n.system = w
+	store := n.Store
+	n.own("system", "verify", func(context.Context) {
+		defer close(w.done)
+		w.err = n.bringSystem(life, store, sys)
+	})
 	return nil
+}
+
+// stopSystem calls off what bring began: the content goes to a disk first.
+func (n *Node) stopSystem() {
+	if n.system != nil {
+		n.system.stop()
+		<-n.system.done
+		n.system = nil
+	}
 }
 
 // used are the blobs that a running node reads.
 func used(m *lock.Manifest) []lock.Blob {
 	return slices.DeleteFunc(slices.Clone(m.Blobs), func(b lock.Blob) bool {
-		return b.Role == lock.RoleKernel || b.Role == lock.RoleInitramfs || b.Role == lock.RoleLoader
+		return !slices.Contains([]lock.Role{lock.RoleSystem, lock.RoleLayer, lock.RoleImages}, b.Role)
 	})
 }
 

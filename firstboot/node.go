@@ -14,6 +14,7 @@ import (
 	"slipway.dev/slipway/firstboot/blobs"
 	"slipway.dev/slipway/firstboot/console"
 	"slipway.dev/slipway/firstboot/enrol"
+	"slipway.dev/slipway/firstboot/install"
 	"slipway.dev/slipway/firstboot/modules"
 	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
@@ -45,9 +46,13 @@ type Node struct {
 
 	Manifest *lock.Manifest
 	Store    *blobs.Store
+	bundle   install.Bundle // that the machine was started with
+	volumes  []string       // devices of the boot medium and the config: "sr0"; not to be installed on
+	disk     *install.Disk  // of the node's own, nil without one
 	User     *configs.UserData
 	Meta     *configs.MetaData
-	source   string // where the config was found
+	source   string            // where the config was found
+	files    map[string][]byte // the config as it was found
 	Network  *configs.Network
 	Hostname string
 	Address  []netconf.Address // the one with the default route first
@@ -64,7 +69,7 @@ type Node struct {
 	seedName string            // its own as a node
 
 	seed    *blobs.Seed   // where everything comes from, without a medium
-	system  chan error    // the verdict on system.erofs
+	system  *bringing     // of system.erofs, nil until it has begun
 	content *verdict      // the verdict on all other blobs
 	sink    *enrol.Sink   // events for the seed
 	enrol   *enrol.Client // the conversation with slipway.seed=, else nil
@@ -74,6 +79,7 @@ type Node struct {
 	access   string      // how to log in at a console
 	images   images
 	imported bool
+	hooked   bool // the commands before the installation have run
 }
 
 // New returns a node that lives as long as ctx.
@@ -149,6 +155,12 @@ func (d *drivers) changedNow() {
 	close(d.changed)
 	d.changed, d.last = make(chan struct{}), time.Now()
 	d.mu.Unlock()
+}
+
+// bringing is work that can be called off.
+type bringing struct {
+	verdict
+	stop context.CancelFunc
 }
 
 // verdict is a result that comes later.

@@ -23,6 +23,7 @@ const (
 	Off    Power = "poweroff"
 	Halt   Power = "halt" // the processor stops, the power stays
 	Reboot Power = "reboot"
+	Kexec  Power = "kexec" // into the kernel that install.Disk.Prepare loaded
 )
 
 // ownReboot makes Ctrl-Alt-Del a SIGINT to PID 1 instead of an immediate reset (reboot(2)).
@@ -44,6 +45,8 @@ func (n *Node) Shutdown(p Power) {
 	switch p {
 	case Reboot:
 		cmd = unix.LINUX_REBOOT_CMD_RESTART
+	case Kexec:
+		cmd = unix.LINUX_REBOOT_CMD_KEXEC
 	case Halt:
 		cmd = unix.LINUX_REBOOT_CMD_HALT
 	}

@@ -64,7 +64,7 @@ func (n *Node) preflight() error {
 	}
 	m.memory = int64(info.Totalram) * int64(info.Unit)
 	var st unix.Statfs_t
-	if n.User.Slipway.State != "" && unix.Statfs("/var", &st) == nil {
+	if (n.disk != nil || n.User.Slipway.State != "") && unix.Statfs("/var", &st) == nil {
 		m.state = int64(st.Bavail) * st.Bsize
 	}
 	for _, p := range []int{6443, 10250, 10257, 10259, 2379, 2380} {

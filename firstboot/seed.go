@@ -17,6 +17,7 @@ import (
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/blobs"
 	"slipway.dev/slipway/firstboot/enrol"
+	"slipway.dev/slipway/firstboot/install"
 	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/images/layout"
@@ -33,11 +34,12 @@ func (n *Node) findSeed(ctx context.Context, key ed25519.PublicKey) error {
 		return err
 	}
 	n.seed = n.newSeed(n.Cmdline.Store)
-	m, err := n.seedManifest(ctx, key)
+	b, err := n.seedManifest(ctx, key)
 	if err != nil {
 		return err
 	}
-	if err := n.useStore(m, n.seed); err != nil {
+	m := b.Manifest
+	if err := n.useBundle(b); err != nil {
 		return err
 	}
 	n.done(fmt.Sprintf("bundle %q serial %d, Kubernetes %s, from %s", m.Name, m.Serial, m.Kubernetes, n.seed.Base),
@@ -54,24 +56,24 @@ func (n *Node) newSeed(base string) *blobs.Seed {
 	})
 }
 
-func (n *Node) seedManifest(ctx context.Context, key ed25519.PublicKey) (*lock.Manifest, error) {
+func (n *Node) seedManifest(ctx context.Context, key ed25519.PublicKey) (install.Bundle, error) {
 	fail := func(err error) error {
 		return report.Fail("SW-SEED-MANIFEST", "check that the seed runs and serves this bundle's netboot files at slipway.store=; the node goes on asking",
 			fmt.Errorf("%s: %w", n.seed.Base, err))
 	}
 	raw, err := n.seed.Get(ctx, layout.Manifest, maxManifest)
 	if err != nil {
-		return nil, fail(err)
+		return install.Bundle{}, fail(err)
 	}
 	sig, err := n.seed.Get(ctx, layout.Signature, ed25519.SignatureSize)
 	if err != nil {
-		return nil, fail(err)
+		return install.Bundle{}, fail(err)
 	}
 	m, err := lock.Open(key, raw, sig)
 	if err != nil {
-		return nil, report.Fail("SW-MEDIUM-REFUSED", "serve the netboot files that this kernel and initramfs came with: both come from one build", err)
+		return install.Bundle{}, report.Fail("SW-MEDIUM-REFUSED", "serve the netboot files that this kernel and initramfs came with: both come from one build", err)
 	}
-	return m, nil
+	return install.Bundle{Manifest: m, Raw: raw, Signature: sig, From: n.seed}, nil
 }
 
 // earlyNetwork asks DHCP on all cards before there is a config that says otherwise.
@@ -149,8 +151,11 @@ func (n *Node) enrolled(ctx context.Context) error {
 	if err := r.store(); err != nil {
 		return err
 	}
-	if err := n.enrol.Taken(ctx); err != nil {
-		return err
+	// A node that is installed takes it when its disk has it.
+	if !n.installs() {
+		if err := n.enrol.Taken(ctx); err != nil {
+			return err
+		}
 	}
 	n.done(fmt.Sprintf("from the seed %s, as %s", n.Cmdline.Seed, conf.Name), map[string]any{"source": n.Cmdline.Seed})
 	return nil

@@ -59,6 +59,13 @@ func sequence() []phase {
 		// failure:  names what is missing (card, link, answer) and goes on
 		{name: "network", run: networkPhase, limit: netconf.Patience, retry: time.Second},
 
+		// reads:    slipway.install, or the disk that the node started from; all blobs of the bundle
+		// leaves:   with a disk: partitions, the bundle in slot a, config and enrolment on it; everything
+		//           else goes on from that disk in this same boot. It starts by itself once all was read back
+		// failure:  no disk or several fit, data that nobody gave up: says which, looks again.
+		//           A disk that does not take writes: says where, tries again from where it was
+		{name: "install", run: installPhase, retry: 15 * time.Second},
+
 		// reads:    the blob system.erofs; the volume of slipway.state
 		// leaves:   the system root as /, memory or the volume over /etc /var ...; all other blobs are being verified
 		// failure:  a wrong digest: holds, nothing is mounted. No volume of that name: says so and goes on looking

@@ -125,7 +125,7 @@ func TestSequenceNames(t *testing.T) {
 	for _, p := range sequence() {
 		got = append(got, p.name)
 	}
-	want := []string{"kernel", "modules", "medium", "config", "network", "system", "services", "kubernetes", "ready"}
+	want := []string{"kernel", "modules", "medium", "config", "network", "install", "system", "services", "kubernetes", "ready"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,9 @@ func servicesPhase(ctx context.Context, n *Node) error {
 		return err
 	}
 	if err := n.sshd(); err != nil {
+		return err
+	}
+	if err := n.daemons(); err != nil {
 		return err
 	}
 	timed, err := n.chronyd()
@@ -159,11 +163,28 @@ func (n *Node) consoleLogin() error {
 	if len(names) > 0 && missing == nil {
 		e.State = handoff.Done
 		n.Consoles.Login(n.life, func(_ context.Context, device string, serial bool) {
-			err := login.Run(n.Children, device, serial)
+			err := login.Run(n.Children, device, cgroupDir+"/system", serial)
 			n.log.Info("login ended", "device", device, "err", err)
 		})
 	}
 	n.Report.Emit(e)
+	return nil
+}
+
+// daemons starts what slipway.services names.
+func (n *Node) daemons() error {
+	for _, s := range n.User.Slipway.Services {
+		d, err := storage.Find("/", s)
+		if err != nil {
+			return report.Fail("SW-CONFIG-APPLY", "add the package to the bundle, or take the service out of user-data", fmt.Errorf("user-data: slipway.services: %w", err))
+		}
+		if err := errors.Join(loadList(n.drivers.get(), d.Modules), d.Prepare("/")); err != nil {
+			return fmt.Errorf("service %q: %w", s, err)
+		}
+		if err := n.Services.Add(n.life, supervise.Service{Name: string(s), Argv: d.Argv}); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -242,8 +263,18 @@ func offered(all []netconf.Address) []string {
 
 // commands runs bootcmd, runcmd or a hook in order.
 func (n *Node) commands(ctx context.Context, key string, list []configs.Command) error {
+	return n.commandsIn(ctx, "", key, list)
+}
+
+// commandsIn runs them with another root, "" for the machine's own.
+func (n *Node) commandsIn(ctx context.Context, dir, key string, list []configs.Command) error {
 	for i, c := range list {
 		cmd, err := n.command(c)
+		if dir != "" {
+			cmd, _ = n.command(configs.Command{Argv: append([]string{shell, "-c", `exec "$@"`, "hook"}, argv(c)...)})
+			cmd.Path, cmd.Err, err = shell, nil, nil // looked up in the other root
+			cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: dir}
+		}
 		var tail []string
 		if err == nil {
 			err = n.Children.Run(ctx, cmd, func(l string) { tail = append(tail[max(0, len(tail)-9):], l) })

@@ -26,6 +26,10 @@ const stateLimit = time.Minute
 // without would make a second cluster.
 func (n *Node) writable(ctx context.Context) (root.Writable, error) {
 	w := root.Writable{Scratch: runDir + "/etc"}
+	if n.disk != nil {
+		w.State = n.disk.State
+		return w, nil
+	}
 	label := n.User.Slipway.State
 	if label == "" {
 		return w, nil

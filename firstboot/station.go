@@ -3,10 +3,13 @@ package firstboot
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
+	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/render"
 	"slipway.dev/slipway/firstboot/report"
@@ -38,7 +41,7 @@ func (n *Node) becomeSeed(r raw) (raw, error) {
 		return r, err
 	}
 	name := strings.ReplaceAll(rule.Name, "{n}", "1")
-	made, err := render.Config(c, render.Node{Name: name, Role: rule.Role, Instance: c.Metadata.Name + "-" + name})
+	made, err := render.Config(c, render.Node{Name: name, Role: rule.Role, Rule: rule.Name, Instance: c.Metadata.Name + "-" + name})
 	if err != nil {
 		return r, err
 	}
@@ -68,7 +71,14 @@ func (n *Node) station(context.Context) error {
 	if n.cluster == nil {
 		return nil
 	}
-	if n.seed != nil {
+	medium := mediumDir
+	if n.disk != nil {
+		medium = n.disk.Slot(n.disk.Record.Slot)
+		if err := n.servable(); err != nil {
+			return err
+		}
+	}
+	if n.seed != nil && n.disk == nil {
 		return report.Fail("SW-SEED-MEDIUM", "boot it from the ISO, or take cluster.yaml out of its config",
 			fmt.Errorf("this machine was booted over the network: it has no medium to serve"))
 	}
@@ -78,10 +88,24 @@ func (n *Node) station(context.Context) error {
 	if err := os.WriteFile(trustedKey, []byte(hex.EncodeToString(n.key)+"\n"), 0o644); err != nil {
 		return err
 	}
-	return n.Services.Add(n.life, supervise.Service{Name: "seed", Argv: []string{toolProgram, "serve", mediumDir, "--cluster", clusterFile,
+	return n.Services.Add(n.life, supervise.Service{Name: "seed", Argv: []string{toolProgram, "serve", medium, "--cluster", clusterFile,
 		"--state", stationDir, "--pub", trustedKey, "--interface", n.Address[0].Interface, "--page", "",
 		"--self", n.seedName, "--kubeconfig", adminConf},
 		Env: []string{"HOME=/root"},
 		// The socket is the last that opens, and its name outlives a seed that was killed.
 		Ready: func(ctx context.Context) error { return answers(ctx, "unix", stationDir+"/seed.sock") }})
+}
+
+// servable: a disk has every blob plain, and a manifest that says that they are
+// packed is nobody's to change.
+func (n *Node) servable() error {
+	b, err := readBundle(n.disk.Slot(n.disk.Record.Slot), n.key)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(b.Manifest.Blobs, func(b lock.Blob) bool { return len(b.Frames) > 0 }) {
+		return report.Fail("SW-SEED-MEDIUM", "install it from an ISO that is not compressed, or run the seed without installing: leave spec.install out for this machine's rule",
+			errors.New("this machine was installed from a compressed medium: nodes could not be served from its disk"))
+	}
+	return nil
 }

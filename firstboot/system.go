@@ -24,17 +24,12 @@ const base = "/sysroot"
 // listeners and the count of events live on, and there is no state to hand
 // over. The program of the initramfs stays in memory for that, 11 MB.
 func systemPhase(ctx context.Context, n *Node) error {
-	select {
-	case err := <-n.system:
-		if err != nil {
-			return storeFailure(err)
-		}
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 	b, err := n.Manifest.Find(lock.RoleSystem)
 	if err != nil {
 		return err
+	}
+	if err := n.system.wait(ctx); err != nil {
+		return n.onDisk(b, err)
 	}
 	w, err := n.writable(ctx)
 	if err != nil {
@@ -72,9 +67,9 @@ func systemPhase(ctx context.Context, n *Node) error {
 }
 
 // bringSystem reads system.erofs and says how far it is, whichever phase it is in.
-func (n *Node) bringSystem(ctx context.Context, b lock.Blob) error {
+func (n *Node) bringSystem(ctx context.Context, s *blobs.Store, b lock.Blob) error {
 	began, told := time.Now(), time.Now()
-	return n.Store.Bring(ctx, b, func(done int64) {
+	return s.Bring(ctx, b, func(done int64) {
 		if time.Since(told) < 3*time.Second && done < b.Size {
 			return
 		}
@@ -91,7 +86,7 @@ func (n *Node) verifyContent() {
 	var all []lock.Blob
 	var total int64
 	for _, b := range n.Manifest.Blobs {
-		if b.Role == lock.RoleLayer || b.Role == lock.RoleImages {
+		if b.Role == lock.RoleLayer || b.Role == lock.RoleImages || n.writing() && b.Role != lock.RoleSystem {
 			all = append(all, b)
 			total += b.Size
 		}
@@ -101,7 +96,18 @@ func (n *Node) verifyContent() {
 	n.own("system", "content", func(ctx context.Context) {
 		defer close(v.done)
 		began := time.Now()
-		v.err = n.Store.BringAll(ctx, all, func(b lock.Blob) error { return n.Store.LinkLayer(layerDir, b) })
+		for _, b := range all {
+			if err := n.Store.Bring(ctx, b, nil); err != nil {
+				v.err = n.onDisk(b, err)
+				break
+			}
+			if v.err = n.Store.LinkLayer(layerDir, b); v.err != nil {
+				break
+			}
+		}
+		if v.err == nil {
+			v.err = n.installed()
+		}
 		if v.err != nil {
 			n.Report.Error("system", "content", storeFailure(v.err), nil)
 			return
@@ -116,10 +122,28 @@ func (n *Node) contentVerified(ctx context.Context) error {
 	return storeFailure(n.content.wait(ctx))
 }
 
+// onDisk gives a blob that was read wrong its code. On the node's own disk that
+// is the disk's fault: a disk that is being installed brings the blob again at
+// the next start.
+func (n *Node) onDisk(b lock.Blob, err error) error {
+	if n.disk == nil {
+		return storeFailure(err)
+	}
+	f := report.Fail("SW-DISK-DIGEST", "the disk does not give back what was written: replace it, and install the node again", fmt.Errorf("%s: %w", n.disk.Path, err))
+	if n.writing() {
+		f = report.Fail("SW-INSTALL-VERIFY", "start the machine again to write the blob once more; if that does not help, replace the disk", fmt.Errorf("%s: %w", n.disk.Path, err))
+		err = n.disk.Bad(n.disk.Record.Slot, b)
+		if err != nil {
+			n.log.Warn("taking a bad blob away", "blob", b.Name, "err", err)
+		}
+	}
+	return f
+}
+
 // storeFailure gives an error of the store its code.
 func storeFailure(err error) error {
-	if err == nil {
-		return nil
+	if _, coded := errors.AsType[*report.Failure](err); err == nil || coded {
+		return err
 	}
 	_, wrong := errors.AsType[*store.ChunkError](err)
 	if _, short := errors.AsType[*store.SizeError](err); wrong || short {

@@ -61,7 +61,7 @@ func (b *Builder) Build(ctx context.Context, p *Plan) (*Result, error) {
 	blobs := append([]Stored{sys, kern, ram}, p.Content.Blobs...)
 	net, err := b.loaders(ctx, p.Content)
 	if err != nil {
-		return nil, fmt.Errorf("network loaders: %w", err)
+		return nil, fmt.Errorf("loaders: %w", err)
 	}
 	blobs = append(blobs, net...)
 	if err := b.divide(ctx, p, blobs); err != nil {
@@ -142,19 +142,31 @@ func (b *Builder) copy(ctx context.Context, p *Plan) (Stored, error) {
 	return b.stored(boot.Kernel, lock.RoleKernel, d, n), err
 }
 
-// loaders are the files that firmware asks a seed for, under the names it asks for.
+// loaders are the files that firmware asks a seed for, under the names it asks
+// for, and those that an installation puts on a node's disk.
 func (b *Builder) loaders(ctx context.Context, c *Content) ([]Stored, error) {
-	files, err := bootmedia.Network(c.Arch, c.Boot.Cmdline, loaderFiles(c.Loader))
+	src := LoaderFiles(c.Loader)
+	network, err := bootmedia.Network(c.Arch, c.Boot.Cmdline, src)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("network: %w", err)
+	}
+	disk, err := bootmedia.Disk(c.Arch, src)
+	if err != nil {
+		return nil, fmt.Errorf("disk: %w", err)
 	}
 	var out []Stored
-	for _, f := range files {
-		d, n, err := b.Store.Put(ctx, bytes.NewReader(f.Content), "")
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", f.Name, err)
+	for _, kind := range []struct {
+		dir   string
+		role  lock.Role
+		files []bootmedia.Loader
+	}{{"netboot/", lock.RoleLoader, network}, {"disk/", lock.RoleDiskLoader, disk}} {
+		for _, f := range kind.files {
+			d, n, err := b.Store.Put(ctx, bytes.NewReader(f.Content), "")
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", f.Name, err)
+			}
+			out = append(out, b.stored(kind.dir+f.Name, kind.role, d, n))
 		}
-		out = append(out, b.stored("netboot/"+f.Name, lock.RoleLoader, d, n))
 	}
 	return out, nil
 }

@@ -98,7 +98,7 @@ func bootable(serial uint64) *Content {
 		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(noise)), nil }})
 	loader := Package{Name: "loaders", Version: "1"}
 	for _, n := range []string{"usr/lib/ISOLINUX/isolinux.bin", "usr/lib/ISOLINUX/isohdpfx.bin", "usr/lib/syslinux/modules/bios/ldlinux.c32", "usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed",
-		"usr/lib/shim/shimx64.efi.signed", "usr/lib/shim/mmx64.efi.signed", "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed", "usr/lib/ipxe/undionly.kpxe"} {
+		"usr/lib/shim/shimx64.efi.signed", "usr/lib/shim/mmx64.efi.signed", "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed", "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", "usr/lib/ipxe/undionly.kpxe"} {
 		loader.Files = append(loader.Files, file(n, strings.Repeat("loader", 200)))
 	}
 	c.Loader = []Package{loader}

@@ -103,6 +103,9 @@ func initramfs(system *rootfs.Tree, release string, mods []kmod.Module, builtin 
 	if err := addIndexes(t, release, closure, builtin); err != nil {
 		return nil, err
 	}
+	if err := addTools(t, system); err != nil {
+		return nil, err
+	}
 	for _, d := range []string{"proc", "sys", "dev", "run", "tmp", "sysroot"} {
 		if err := t.Dir(d, 0o755, "initramfs"); err != nil {
 			return nil, err

@@ -79,7 +79,7 @@ func (m *medium) role(r lock.Role) (Stored, error) {
 func (m *medium) image() (*iso9660.Image, error) {
 	c := m.plan.Content
 	product := fmt.Sprintf("slipway %s %s, Kubernetes %s, %s", c.Name, c.Arch, c.Kubernetes, c.Built.UTC().Format("2006-01-02"))
-	loaders, err := bootmedia.Make(c.Arch, product, c.Boot.Cmdline, loaderFiles(c.Loader))
+	loaders, err := bootmedia.Make(c.Arch, product, c.Boot.Cmdline, LoaderFiles(c.Loader))
 	if err != nil {
 		return nil, fmt.Errorf("loaders: %w", err)
 	}
@@ -94,8 +94,8 @@ func (m *medium) image() (*iso9660.Image, error) {
 	return iso9660.Plan(iso9660.Volume{ID: layout.Volume, Time: c.Built, Files: files, Boot: loaders.Boot})
 }
 
-// loaderFiles finds a file by its path in the loader packages.
-func loaderFiles(pkgs []Package) bootmedia.Source {
+// LoaderFiles finds a file by its path in the loader packages.
+func LoaderFiles(pkgs []Package) bootmedia.Source {
 	return func(name string) ([]byte, error) {
 		for _, p := range pkgs {
 			for _, f := range p.Files {
@@ -114,13 +114,17 @@ func loaderFiles(pkgs []Package) bootmedia.Source {
 	}
 }
 
-// iso writes the image beside its name, hashes it while it is written, and
-// renames it when it is whole.
 func (b *Builder) iso(ctx context.Context, m *medium, name string) (Artefact, error) {
 	im, err := m.image()
 	if err != nil {
 		return Artefact{}, err
 	}
+	return WriteISO(ctx, im, name, b.Report)
+}
+
+// WriteISO writes an image beside its name, hashes it while it is written, and
+// renames it when it is whole.
+func WriteISO(ctx context.Context, im *iso9660.Image, name string, report func(step string, done, total int64)) (Artefact, error) {
 	if err := store.Room(filepath.Dir(name), im.Size()); err != nil {
 		return Artefact{}, err
 	}
@@ -131,9 +135,9 @@ func (b *Builder) iso(ctx context.Context, m *medium, name string) (Artefact, er
 	defer os.Remove(f.Name())
 	defer f.Close()
 	step := "writing " + filepath.Base(name)
-	b.Report(step, 0, im.Size())
+	report(step, 0, im.Size())
 	h := newBackground()
-	err = im.Write(ctx, io.MultiWriter(f, h), func(n int64) { b.Report(step, n, im.Size()) })
+	err = im.Write(ctx, io.MultiWriter(f, h), func(n int64) { report(step, n, im.Size()) })
 	out := Artefact{Path: name, Size: im.Size(), SHA256: h.sum()}
 	if err != nil {
 		return out, err

@@ -2,7 +2,7 @@
 # Installs the Debian packages that the tests and the demo use, or prints the
 # line to type. Nothing of this is needed to build an ISO.
 set -euo pipefail
-want=(qemu-system-x86 qemu-utils ovmf ipxe-qemu
+want=(qemu-system-x86 qemu-system-arm qemu-utils ovmf qemu-efi-aarch64 qemu-user-static ipxe-qemu
 	gcc libc6-dev                                                    # the race detector
 	e2fsprogs xfsprogs dosfstools fdisk                               # data disks and state volumes
 	iproute2 dnsmasq-base busybox isc-dhcp-client dhcpcd-base tftp-hpa atftp curl wget # networks and real clients

@@ -26,6 +26,8 @@ const (
 	RoleLayer     Role = "layer"  // EROFS of one container image layer
 	RoleImages    Role = "images" // OCI archive of manifests and configs, no layers
 	RoleLoader    Role = "loader" // what firmware fetches over the network before the kernel
+	// RoleDiskLoader is what an installed node's disk starts with, "disk/<file>".
+	RoleDiskLoader Role = "disk-loader"
 )
 
 // ManifestFormat is the version of the manifest's shape.

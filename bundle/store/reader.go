@@ -70,6 +70,9 @@ func (r *Reader) Close() {
 	}
 }
 
+// Name is the blob's.
+func (r *Reader) Name() string { return r.blob.Name }
+
 // Count is the number of chunks.
 func (r *Reader) Count() int { return len(r.blob.Chunks) }
 
@@ -98,6 +101,20 @@ func (r *Reader) Chunk(i int, buf []byte) ([]byte, error) {
 		return nil, &ChunkError{Blob: r.blob, At: at, Got: got, Want: r.blob.Chunks[i]}
 	}
 	return plain, nil
+}
+
+// Held reports that from, plain bytes of unknown worth, holds chunk i, and
+// returns it in buf's memory. A nil from holds nothing.
+func (r *Reader) Held(i int, from io.ReaderAt, buf []byte) ([]byte, bool) {
+	if from == nil {
+		return nil, false
+	}
+	at := int64(i) * lock.ChunkSize
+	plain := sized(buf, min(lock.ChunkSize, r.blob.Size-at))
+	if readFull(from, plain, at) != nil || lock.SumBytes(plain) != r.blob.Chunks[i] {
+		return nil, false
+	}
+	return plain, true
 }
 
 func sized(buf []byte, n int64) []byte {

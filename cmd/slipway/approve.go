@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/pxe/seed/operator"
@@ -58,6 +59,7 @@ func (a *app) approveCommand() *cobra.Command {
 	var f seedFlags
 	var shown string
 	var compared bool
+	var wipe []string
 	cmd := &cobra.Command{
 		Use:   "approve CODE | REF...",
 		Short: "Let machines that wait become nodes",
@@ -65,8 +67,13 @@ func (a *app) approveCommand() *cobra.Command {
 is the comparison, and a machine between the two cannot have it. Named otherwise (MAC
 or node name), a machine's code is compared with --code, or asked for on a terminal.
 Machines are approved one by one and never all at once; for that there is
-approve: auto in cluster.yaml, with slipway arm.`,
+approve: auto in cluster.yaml, with slipway arm.
+
+A disk that holds something is not installed on. --wipe names disks of this machine
+that may lose what they hold (slipway disks shows it), by serial number or WWN: at
+this start of the machine, and at no later one.`,
 		Example: `  slipway approve 7K3-M9Q
+  slipway approve 7K3-M9Q --wipe S64FNE0R1
   slipway approve cp-1 --code 7K3-M9Q
   slipway approve 7K3-M9Q Q0W-4ZT`,
 		RunE: func(cmd *cobra.Command, refs []string) error {
@@ -76,6 +83,17 @@ approve: auto in cluster.yaml, with slipway arm.`,
 			if shown != "" && len(refs) > 1 {
 				return usageError{errors.New("--code belongs to one machine")}
 			}
+			if len(wipe) > 0 && len(refs) > 1 {
+				return usageError{errors.New("--wipe belongs to one machine")}
+			}
+			if cmd.Flags().Changed("wipe") && len(wipe) == 0 {
+				wipe = []string{""}
+			}
+			for _, name := range wipe {
+				if err := configs.CheckDiskName(name); err != nil || name == "" {
+					return usageError{fmt.Errorf("--wipe: %w", cmp.Or(err, errors.New("which disk?")))}
+				}
+			}
 			c, err := f.client()
 			if err != nil {
 				return err
@@ -84,7 +102,7 @@ approve: auto in cluster.yaml, with slipway arm.`,
 			var all []seed.Machine
 			var errs []error
 			for _, ref := range refs {
-				m, err := a.approve(cmd.Context(), c, ref, shown, compared)
+				m, err := a.approve(cmd.Context(), c, ref, shown, compared, wipe)
 				if err == nil {
 					all = append(all, m)
 				}
@@ -95,11 +113,12 @@ approve: auto in cluster.yaml, with slipway arm.`,
 	}
 	f.register(cmd)
 	cmd.Flags().StringVar(&shown, "code", "", "what the machine's screen shows")
+	cmd.Flags().StringSliceVar(&wipe, "wipe", nil, "disks that may lose what they hold, by serial number or WWN")
 	cmd.Flags().BoolVar(&compared, "compared", false, "say that you have compared the codes yourself; nobody asks then")
 	return cmd
 }
 
-func (a *app) approve(ctx context.Context, c *operator.Client, ref, shown string, compared bool) (seed.Machine, error) {
+func (a *app) approve(ctx context.Context, c *operator.Client, ref, shown string, compared bool, wipe []string) (seed.Machine, error) {
 	m, ref, err := find(ctx, c, ref)
 	if err != nil {
 		return m, err
@@ -116,7 +135,7 @@ func (a *app) approve(ctx context.Context, c *operator.Client, ref, shown string
 			return m, err
 		}
 	}
-	return c.Approve(ctx, ref, typed)
+	return c.Approve(ctx, ref, typed, wipe...)
 }
 
 // askCode lets the operator type what the machine's screen shows. The seed's own

@@ -22,6 +22,8 @@ import (
 type buildFlags struct {
 	projectFlags
 	out, key string
+	combined bool
+	first    bool // only the first architecture
 }
 
 func (f *buildFlags) register(cmd *cobra.Command) {
@@ -44,6 +46,7 @@ With the same lock the results are the same to the last bit. After
 "slipway fetch" it needs no network.`,
 		Example: `  slipway build -f configs/examples/bundle.yaml --out out/
   slipway build -f bundle.yaml --arch arm64 --key release.key
+  slipway build -f bundle.yaml --combined
   (cd out && sha256sum -c SHA256SUMS)`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,22 +57,29 @@ With the same lock the results are the same to the last bit. After
 			return a.show(all, func() {
 				for _, b := range all {
 					fmt.Fprintf(a.out, "%s  %s  %s\n", b.ISO.Path, size(b.ISO.Size), b.ISO.SHA256)
+					if len(b.Combined) > 0 {
+						fmt.Fprintf(a.out, "boots %v; %s of blobs are of all and stored once\n", b.Combined, size(b.Shared))
+					}
 				}
 			})
 		},
 	}
 	f.register(cmd)
+	cmd.Flags().BoolVar(&f.combined, "combined", false, "also one ISO that boots all the architectures, NAME-combined.iso")
 	return cmd
 }
 
 // built is the record of the last build beside its ISO: the same inputs need
 // no second one. Paths are relative to the output directory.
 type built struct {
-	Arch    arch.Arch         `json:"arch"`
+	Arch    arch.Arch         `json:"arch,omitempty"`
 	Inputs  lock.Digest       `json:"inputs"`
 	ISO     images.Artefact   `json:"iso"`
-	Netboot string            `json:"netboot"`
+	Netboot string            `json:"netboot,omitempty"`
 	Files   []images.Artefact `json:"files"`
+	// Of the combined ISO: what it boots, and the bytes of blobs that more than one uses.
+	Combined []arch.Arch `json:"combined,omitempty"`
+	Shared   int64       `json:"shared,omitempty"`
 }
 
 func (a *app) build(ctx context.Context, f *buildFlags) ([]*built, error) {
@@ -96,7 +106,14 @@ func (a *app) build(ctx context.Context, f *buildFlags) ([]*built, error) {
 	if err != nil {
 		return nil, err
 	}
+	if f.combined && len(archs) < 2 {
+		return nil, usageError{fmt.Errorf("--combined: a medium for %v alone is what it is already; list more under spec.architectures of %s", archs, f.file)}
+	}
+	if f.first {
+		archs = archs[:1]
+	}
 	var all []*built
+	var each []*bundle.Parts
 	for _, ar := range archs {
 		parts, err := proj.Fetch(ctx, l, ar)
 		if err != nil {
@@ -105,6 +122,13 @@ func (a *app) build(ctx context.Context, f *buildFlags) ([]*built, error) {
 		one, err := a.buildArch(ctx, proj, parts, f.out, key, p)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", ar, err)
+		}
+		all, each = append(all, one), append(each, parts)
+	}
+	if f.combined {
+		one, err := a.combine(ctx, proj, each, all, f.out, key, p)
+		if err != nil {
+			return nil, fmt.Errorf("combined ISO: %w", err)
 		}
 		all = append(all, one)
 	}
@@ -130,12 +154,12 @@ func (a *app) trim(proj *bundle.Project) error {
 }
 
 func (a *app) buildArch(ctx context.Context, proj *bundle.Project, parts *bundle.Parts, out string, key ed25519.PrivateKey, p *progress) (*built, error) {
-	record := filepath.Join(out, recordName(parts.Arch))
+	record := filepath.Join(out, recordName(string(parts.Arch)))
 	inputs, err := inputsOf(proj, parts, key)
 	if err != nil {
 		return nil, err
 	}
-	if b, ok := upToDate(out, parts.Arch); ok && b.Inputs == inputs {
+	if b, ok := upToDate(out, string(parts.Arch)); ok && b.Inputs == inputs {
 		b.ISO.Path = filepath.Join(out, b.ISO.Path)
 		fmt.Fprintf(a.err, "%s is up to date\n", b.ISO.Path)
 		return b, nil
@@ -164,10 +188,13 @@ func (a *app) buildArch(ctx context.Context, proj *bundle.Project, parts *bundle
 	return done, lock.WriteFile(record, raw, 0o644)
 }
 
-func recordName(ar arch.Arch) string { return fmt.Sprintf(".built-%s.json", ar) }
+func recordName(name string) string { return fmt.Sprintf(".built-%s.json", name) }
 
 func (b *built) relative(out string) error {
 	for _, p := range append([]*string{&b.ISO.Path, &b.Netboot}, paths(b.Files)...) {
+		if *p == "" { // a combined ISO has no netboot directory
+			continue
+		}
 		rel, err := filepath.Rel(out, *p)
 		if err != nil {
 			return err
@@ -185,8 +212,8 @@ func paths(all []images.Artefact) (out []*string) {
 }
 
 // upToDate reads the record of the last build, if everything it left is there.
-func upToDate(out string, ar arch.Arch) (*built, bool) {
-	raw, err := os.ReadFile(filepath.Join(out, recordName(ar)))
+func upToDate(out, name string) (*built, bool) {
+	raw, err := os.ReadFile(filepath.Join(out, recordName(name)))
 	if err != nil {
 		return nil, false
 	}
@@ -206,14 +233,19 @@ func upToDate(out string, ar arch.Arch) (*built, bool) {
 // architecture of the bundle that has been built into the directory.
 func writeSums(out string, all []arch.Arch) error {
 	var s strings.Builder
+	var isos []*built
 	for _, ar := range all {
-		b, ok := upToDate(out, ar)
+		b, ok := upToDate(out, string(ar))
 		if !ok {
 			continue
 		}
+		isos = append(isos, b)
 		for _, f := range b.Files {
 			fmt.Fprintf(&s, "%s  %s\n", f.SHA256, f.Path)
 		}
+	}
+	if b, ok := upToDate(out, combinedRecord); ok && b.of(isos) {
+		fmt.Fprintf(&s, "%s  %s\n", b.ISO.SHA256, b.ISO.Path)
 	}
 	name := filepath.Join(out, "SHA256SUMS")
 	if old, err := os.ReadFile(name); err == nil && string(old) == s.String() {

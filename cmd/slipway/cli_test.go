@@ -119,7 +119,7 @@ func TestManualAndCompletion(t *testing.T) {
 	if code, _, e := cli(t, "man", "man1"); code != 0 {
 		t.Fatal(e)
 	}
-	for _, verb := range []string{"new", "check", "schema", "lock", "fetch", "verify", "plan", "build", "keygen", "demo", "nodes", "status", "events", "approve", "reject", "assign", "arm", "kubeconfig"} {
+	for _, verb := range []string{"new", "check", "schema", "lock", "fetch", "verify", "plan", "build", "keygen", "demo", "nodes", "disks", "status", "events", "approve", "reject", "assign", "arm", "kubeconfig"} {
 		raw, err := os.ReadFile("man1/slipway-" + verb + ".1")
 		if err != nil || (verb != "schema" && !bytes.Contains(raw, []byte(".SH EXAMPLE"))) {
 			t.Errorf("%s: no manual page with an example (%v)", verb, err)

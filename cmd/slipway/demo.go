@@ -29,24 +29,26 @@ func (a *app) demoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Build an ISO and boot it in QEMU to a Ready Kubernetes node",
-		Long: `Demo builds the bundle if something changed, starts a virtual machine from the
+		Long: `Demo builds the bundle for its first architecture (or that of --arch) if
+something changed, starts a virtual machine from the
 ISO on a network inside this process that leads nowhere, shows its phases, and
 prints its nodes and pods. On a terminal the machine stays until Ctrl-C.`,
-		Example: "  slipway demo -f configs/examples/bundle.yaml --out out",
+		Example: "  slipway demo -f configs/examples/bundle.yaml --out out\n  slipway demo -f bundle.yaml --arch arm64",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.first = true
 			all, err := a.build(cmd.Context(), &f)
 			if err != nil {
 				return err
 			}
-			return a.demo(cmd.Context(), all[0].ISO.Path, f.out)
+			return a.demo(cmd.Context(), all[0], f.out)
 		},
 	}
 	f.register(cmd)
 	return cmd
 }
 
-func (a *app) demo(ctx context.Context, iso, out string) error {
+func (a *app) demo(ctx context.Context, b *built, out string) error {
 	signer, public, err := demoKey()
 	if err != nil {
 		return err
@@ -65,9 +67,9 @@ func (a *app) demo(ctx context.Context, iso, out string) error {
 		return err
 	}
 	userData := fmt.Sprintf("#cloud-config\nhostname: node-1\nssh_authorized_keys:\n  - %s\nslipway:\n  role: control-plane\n", public)
-	m := qemu.Machine{Name: "node-1", Memory: 4096, CPUs: 2, Boot: qemu.CD(iso), NICs: []*lan.Port{port},
+	m := qemu.Machine{Name: "node-1", Arch: b.Arch, Memory: 4096, CPUs: 2, Boot: qemu.CD(b.ISO.Path), NICs: []*lan.Port{port},
 		CIDATA: map[string][]byte{"user-data": []byte(userData), "meta-data": []byte("instance-id: demo\n")}}
-	vm, err := a.ready(ctx, m, iso)
+	vm, err := a.ready(ctx, m, b.ISO.Path)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func site(t *testing.T, machines int) *operatortest.Desk {
 func TestNoSeed(t *testing.T) {
 	dir := at(t)
 	t.Setenv("XDG_STATE_HOME", dir+"/state")
-	for _, line := range []string{"nodes", "status", "events", "approve 7K3-M9Q", "reject x", "assign x --name y", "arm 1m", "kubeconfig --wait", "nodes --wait ready", "status --state elsewhere"} {
+	for _, line := range []string{"nodes", "disks x", "status", "events", "approve 7K3-M9Q", "reject x", "assign x --name y", "arm 1m", "kubeconfig --wait", "nodes --wait ready", "status --state elsewhere"} {
 		code, out, e := cli(t, strings.Fields(line)...)
 		if code != 1 || out != "" || !strings.Contains(e, "no seed runs with its state in") || !strings.Contains(e, "hint: start it with: slipway serve") {
 			t.Errorf("%s: %d %q %q", line, code, out, e)

@@ -86,24 +86,24 @@ func (a *app) serve(ctx context.Context, f *serveFlags, names []string) error {
 	if err != nil {
 		return err
 	}
-	media, err := openMedia(key, names)
-	defer func() {
-		for _, m := range media {
-			m.Close()
-		}
-	}()
+	media, done, err := openMedia(key, names)
+	defer done()
 	if err != nil {
 		return err
 	}
 	if f.dir, err = f.stateOr(); err != nil {
 		return err
 	}
-	o := display(a.out)
-	live, log := table.NewLive(a.out, o), a.logger()
-	if o.Size != nil { // above the table, which it would tear
+	screen := display(a.out)
+	live, log := table.NewLive(a.out, screen), a.logger()
+	if screen.Size != nil { // above the table, which it would tear
 		log = a.loggerTo(live)
 	}
-	s, err := seed.Open(f.dir, cluster, seed.Options{Log: log, Kube: kube.New(log), Manifest: media[0].Manifest, Address: wire.Addr})
+	o := seed.Options{Log: log, Kube: kube.New(log), Address: wire.Addr}
+	for _, m := range media {
+		o.Media = append(o.Media, m.Manifest)
+	}
+	s, err := seed.Open(f.dir, cluster, o)
 	if err != nil {
 		return err
 	}
@@ -152,20 +152,32 @@ func since(srv *serve.Server) table.Load {
 	return func(ctx context.Context, after uint64) (table.Snapshot, error) { return load(ctx, max(after, before)) }
 }
 
-// openMedia opens and verifies the manifests; what is open is returned with an error too.
-func openMedia(key ed25519.PublicKey, names []string) ([]boot.Medium, error) {
-	var all []boot.Medium
+// openMedia opens the media and verifies their manifests, of which a combined
+// one has several. done closes what was opened, with an error too.
+func openMedia(key ed25519.PublicKey, names []string) (all []boot.Medium, done func(), err error) {
+	var open []*medium.Medium
+	done = func() {
+		for _, m := range open {
+			m.Close()
+		}
+	}
 	for _, name := range names {
 		m, err := medium.Open(name)
 		if err != nil {
-			return all, fmt.Errorf("%s: %w", name, err)
+			return nil, done, fmt.Errorf("%s: %w", name, err)
 		}
-		man, err := m.Manifest(key)
+		open = append(open, m)
+		parts, err := m.Parts()
 		if err != nil {
-			m.Close()
-			return all, fmt.Errorf("%s: %w", name, err)
+			return nil, done, fmt.Errorf("%s: %w", name, err)
 		}
-		all = append(all, boot.Medium{Medium: m, Manifest: man})
+		for _, part := range parts {
+			man, err := part.Manifest(key)
+			if err != nil {
+				return nil, done, fmt.Errorf("%s: %w", name, err)
+			}
+			all = append(all, boot.Medium{Medium: part, Manifest: man})
+		}
 	}
-	return all, nil
+	return all, done, nil
 }

@@ -76,9 +76,8 @@ func (a *app) verifyMedia(ctx context.Context, key ed25519.PublicKey, names []st
 		v, err := verifyMedium(ctx, p, key, name)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
-			continue
 		}
-		all = append(all, v)
+		all = append(all, v...)
 	}
 	p.Done()
 	err := a.show(all, func() {
@@ -89,18 +88,33 @@ func (a *app) verifyMedia(ctx context.Context, key ed25519.PublicKey, names []st
 	return errors.Join(append(errs, err)...)
 }
 
-func verifyMedium(ctx context.Context, p *progress, key ed25519.PublicKey, name string) (verified, error) {
+// verifyMedium returns what is right of a medium, one per architecture.
+func verifyMedium(ctx context.Context, p *progress, key ed25519.PublicKey, name string) ([]verified, error) {
 	m, err := medium.Open(name)
 	if err != nil {
-		return verified{}, err
+		return nil, err
 	}
 	defer m.Close()
-	man, err := m.Manifest(key)
+	parts, err := m.Parts()
 	if err != nil {
-		return verified{}, err
+		return nil, err
 	}
-	v := verified{name, man.Name, man.Serial, man.Arch.String(), len(man.Blobs), total(man)}
-	return v, m.Verify(ctx, man, func(done int64) { p.Step("verifying "+name, done, v.Bytes) })
+	var all []verified
+	var errs []error
+	for _, part := range parts {
+		man, err := part.Manifest(key)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		v := verified{name, man.Name, man.Serial, man.Arch.String(), len(man.Blobs), total(man)}
+		if err := part.Verify(ctx, man, func(done int64) { p.Step(fmt.Sprintf("verifying %s for %s", name, man.Arch), done, v.Bytes) }); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all = append(all, v)
+	}
+	return all, errors.Join(errs...)
 }
 
 func total(m *lock.Manifest) (n int64) {

@@ -75,6 +75,9 @@ type Disk struct {
 	Serial string `json:"serial,omitempty"`
 	WWN    string `json:"wwn,omitempty"`
 	Type   string `json:"type,omitempty"` // hdd, ssd, nvme, virtio, usb
+	// Path is its name below /dev/disk/by-path if it has neither serial number nor WWN.
+	Path  string   `json:"path,omitempty"`
+	Holds []string `json:"holds,omitempty"` // what would be lost: "a partition table (gpt)", `sda1: ext4 "root"`; none: it is empty
 }
 
 // Welcome answers Hello.

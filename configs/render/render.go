@@ -28,6 +28,30 @@ type Node struct {
 	Instance string       // instance-id
 	Endpoint string       // of the API server; empty for a control plane without a name of its own
 	Time     []netip.Addr // the seed, which gives time
+	Rule     string       // NodeRule.Name of the rule that made it; empty or unknown: none
+	Wipe     []string     // disks that the operator lets lose what they hold
+	Lease    Lease        // the seed's own, zero when the address is another server's
+}
+
+// Lease is the address that the seed gave a machine by DHCP.
+type Lease struct {
+	MAC     string
+	Address netip.Prefix
+	Router  netip.Addr // zero for none
+	DNS     []netip.Addr
+}
+
+// network keeps an address that goes away with the seed: a node that starts
+// from its own disk has nobody to ask for it again.
+func (l Lease) network() ([]byte, error) {
+	e := map[string]any{"match": map[string]any{"macaddress": l.MAC}, "addresses": []string{l.Address.String()}}
+	if l.Router.IsValid() {
+		e["routes"] = []any{map[string]any{"to": "default", "via": l.Router.String()}}
+	}
+	if len(l.DNS) > 0 {
+		e["nameservers"] = map[string]any{"addresses": l.DNS}
+	}
+	return yaml.Marshal(map[string]any{"version": 2, "ethernets": map[string]any{"lan": e}})
 }
 
 // Config makes NoCloud's files of a node. An error names the key of
@@ -52,6 +76,12 @@ func Config(c *configs.Cluster, n Node) (handoff.Config, error) {
 	if n.Endpoint != "" {
 		s["endpoint"] = n.Endpoint
 	}
+	if i := c.Spec.InstallOf(n.Rule); len(i.Disk) > 0 {
+		i.Wipe = slices.Concat(i.Wipe, n.Wipe)
+		slices.Sort(i.Wipe)
+		i.Wipe = slices.Compact(i.Wipe)
+		s["install"] = i
+	}
 	data["slipway"] = s
 	user, err := yaml.Marshal(data)
 	if err != nil {
@@ -69,6 +99,16 @@ func Config(c *configs.Cluster, n Node) (handoff.Config, error) {
 		return handoff.Config{}, fmt.Errorf("meta-data of %q: %w", n.Name, err)
 	}
 	out := handoff.Config{Name: n.Name, Files: map[string]string{"user-data": string(user), "meta-data": string(meta)}}
+	if n.Lease.Address.IsValid() && s["install"] != nil {
+		network, err := n.Lease.network()
+		if err == nil {
+			_, err = configs.ParseNetworkConfig("network-config", network)
+		}
+		if err != nil {
+			return handoff.Config{}, fmt.Errorf("network-config of %q: %w", n.Name, err)
+		}
+		out.Files["network-config"] = string(network)
+	}
 	if size := len(user) + len(meta); size > handoff.MaxConfig/2 { // JSON doubles what it has to escape
 		return handoff.Config{}, fmt.Errorf("cluster.yaml: spec.cloudConfig: a config of %d bytes, want at most %d", size, handoff.MaxConfig/2)
 	}
@@ -210,6 +250,8 @@ func blame(err error) error {
 			key = "spec.cloudConfig"
 		case strings.HasPrefix(p.Path, "slipway.kubernetes"):
 			key = "spec.networks" + strings.TrimPrefix(p.Path, "slipway.kubernetes")
+		case strings.HasPrefix(p.Path, "slipway.install"):
+			key = "spec.install" + strings.TrimPrefix(p.Path, "slipway.install")
 		case p.Path == "slipway.endpoint":
 			key = "spec.endpoint"
 		case p.Path == "slipway.role":
@@ -231,7 +273,7 @@ func blame(err error) error {
 func TryAll(c *configs.Cluster, seed []netip.Addr) error {
 	var bad []error
 	for _, r := range c.Spec.Nodes {
-		n := Node{Name: strings.ReplaceAll(r.Name, "{n}", "1"), Role: r.Role, Instance: "try", Endpoint: c.Spec.Endpoint, Time: seed}
+		n := Node{Name: strings.ReplaceAll(r.Name, "{n}", "1"), Role: r.Role, Rule: r.Name, Instance: "try", Endpoint: c.Spec.Endpoint, Time: seed}
 		if n.Endpoint == "" && r.Role == configs.RoleWorker {
 			n.Endpoint = "192.0.2.1"
 		}

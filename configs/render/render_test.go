@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"slipway.dev/slipway/configs"
@@ -25,6 +26,20 @@ func site(t *testing.T, spec string) *configs.Cluster {
 	return c
 }
 
+func TestRenderKeepsTheSeedsLease(t *testing.T) {
+	lease := Lease{MAC: "52:54:00:00:00:01", Address: netip.MustParsePrefix("10.0.0.7/24"), Router: netip.MustParseAddr("10.0.0.254"), DNS: []netip.Addr{netip.MustParseAddr("10.0.0.53")}}
+	for spec, want := range map[string]string{
+		"":                                  "",
+		"  install: {disk: {type: nvme}}\n": "ethernets:\n  lan:\n    addresses:\n    - 10.0.0.7/24\n    match:\n      macaddress: \"52:54:00:00:00:01\"\n    nameservers:\n      addresses:\n      - 10.0.0.53\n    routes:\n    - to: default\n      via: 10.0.0.254\nversion: 2\n",
+	} {
+		n := Node{Name: "worker-1", Role: configs.RoleWorker, Instance: "i-1", Endpoint: "10.0.0.2", Lease: lease}
+		conf, err := Config(site(t, spec), n)
+		if got := conf.Files["network-config"]; err != nil || got != want {
+			t.Errorf("with %q: %v\n%s", spec, err, got)
+		}
+	}
+}
+
 func TestRender(t *testing.T) {
 	access := "  access: {sshAuthorizedKeys: [" + siteKey + "]}\n"
 	for _, tc := range []struct {
@@ -39,6 +54,11 @@ func TestRender(t *testing.T) {
 		{"networks", "  networks: {podSubnet: 10.1.0.0/16, serviceSubnet: 10.2.0.0/16, dnsDomain: site.example}\n", func(t *testing.T, u *configs.UserData) {
 			if k := u.Slipway.Kubernetes; k.PodSubnet.String() != "10.1.0.0/16" || k.ServiceSubnet.String() != "10.2.0.0/16" || k.DNSDomain != "site.example" {
 				t.Errorf("%+v", k)
+			}
+		}},
+		{"install", "  install: {disk: {type: ssd, size: \">= 1GB\"}, wipe: [S2]}\n", func(t *testing.T, u *configs.UserData) {
+			if i := u.Slipway.Install; len(i.Disk) != 1 || i.Disk[0].Type != "ssd" || fmt.Sprint(i.Disk[0].Size, i.Wipe) != "[>= 1GB] [S1 S2]" {
+				t.Errorf("%+v", i)
 			}
 		}},
 		{"time", "  time: {servers: [192.0.2.1, ntp.site.example]}\n  cloudConfig: {ntp: {servers: [192.0.2.9, 10.0.0.1], pools: [pool.site.example]}}\n", func(t *testing.T, u *configs.UserData) {
@@ -76,7 +96,7 @@ func TestRender(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := site(t, tc.spec)
-			n := Node{Name: "worker-1", Role: configs.RoleWorker, Instance: "i-1", Endpoint: "10.0.0.2", Time: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
+			n := Node{Name: "worker-1", Role: configs.RoleWorker, Instance: "i-1", Endpoint: "10.0.0.2", Time: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Rule: "worker-{n}", Wipe: []string{"S1", "S2"}}
 			conf, err := Config(c, n)
 			if err != nil {
 				t.Fatal(err)
@@ -94,5 +114,42 @@ func TestRender(t *testing.T) {
 				t.Error("a second time it differs")
 			}
 		})
+	}
+}
+
+func TestInstall(t *testing.T) {
+	c := site(t, "  install: {disk: /dev/vda, wipe: [A]}\n")
+	c.Spec.Nodes[1].Install = configs.Install{Disk: configs.DiskRules{{Serial: "B*"}}}
+	odd := []string{"0123", "1e5", "0x12", "1_000", "12:30:00", "null", "~", "- a", "#x", "S 1", "naa.5000c500a1b2c3d4", "/dev/disk/by-path/pci-0000:00:04.0"}
+	for _, tc := range []struct {
+		rule       string
+		wipe       []string
+		disk, want string
+	}{
+		{"control-plane-{n}", nil, "/dev/vda", "[A]"},
+		{"", []string{"Z"}, "/dev/vda", "[A Z]"},
+		{"gone", []string{"A"}, "/dev/vda", "[A]"},
+		{"worker-{n}", nil, "B*", "[]"},
+		{"worker-{n}", odd, "B*", fmt.Sprint(slices.Sorted(slices.Values(odd)))},
+	} {
+		conf, err := Config(c, Node{Name: "n", Role: configs.RoleControlPlane, Instance: "i", Rule: tc.rule, Wipe: tc.wipe})
+		if err != nil {
+			t.Errorf("%s: %v", tc.rule, err)
+			continue
+		}
+		u, err := configs.ParseUserData("user-data", []byte(conf.Files["user-data"]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := u.Slipway.Install.Disk[0]
+		if got := string(r.Serial + r.Path); got != tc.disk || fmt.Sprint(u.Slipway.Install.Wipe) != tc.want {
+			t.Errorf("%s, %q: %s %s", tc.rule, tc.wipe, got, u.Slipway.Install.Wipe)
+		}
+	}
+	if !slices.Equal(c.Spec.Install.Wipe, []string{"A"}) {
+		t.Errorf("cluster.yaml was changed: %v", c.Spec.Install.Wipe)
+	}
+	if conf, err := Config(site(t, ""), Node{Name: "n", Role: configs.RoleControlPlane, Instance: "i", Wipe: []string{"Z"}}); err != nil || strings.Contains(conf.Files["user-data"], "install") {
+		t.Errorf("consent alone installs nothing: %v\n%s", err, conf.Files["user-data"])
 	}
 }

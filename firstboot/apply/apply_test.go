@@ -400,3 +400,32 @@ func TestLogins(t *testing.T) {
 		t.Errorf("no files: %q, %v", none, err)
 	}
 }
+
+func TestInitiatorName(t *testing.T) {
+	names := map[string]bool{}
+	for range 2 {
+		root := tree(t, map[string]string{"etc/iscsi/iscsid.conf": ""})
+		for range 2 {
+			if err := Host(root, Names{Hostname: "n1"}); err != nil {
+				t.Fatal(err)
+			}
+			names[content(t, root, "etc/iscsi/initiatorname.iscsi")] = true
+		}
+	}
+	if len(names) != 2 {
+		t.Errorf("two machines, started twice, have %d names: %v", len(names), names)
+	}
+	for n := range names {
+		if !strings.HasPrefix(n, "InitiatorName=iqn.1993-08.org.debian:01:") || len(n) != len("InitiatorName=iqn.1993-08.org.debian:01:")+13 {
+			t.Errorf("got %q", n)
+		}
+	}
+	own := "# mine\nInitiatorName=iqn.2026-01.example:n1\n"
+	root := tree(t, map[string]string{"etc/iscsi/initiatorname.iscsi": own})
+	if err := Host(root, Names{Hostname: "n1"}); err != nil || content(t, root, "etc/iscsi/initiatorname.iscsi") != own {
+		t.Errorf("%v: a name of user-data was changed", err)
+	}
+	if err := Host(tree(t, nil), Names{Hostname: "n1"}); err != nil {
+		t.Errorf("without open-iscsi: %v", err)
+	}
+}

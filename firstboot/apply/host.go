@@ -2,8 +2,12 @@ package apply
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"slipway.dev/slipway/configs"
@@ -25,7 +29,7 @@ func (n Names) System() string {
 	return n.Hostname
 }
 
-// Host writes hostname, hosts and machine-id below root/etc.
+// Host writes hostname, hosts, machine-id and iSCSI's name of the node below root/etc.
 func Host(root string, n Names) error {
 	old, err := read(root, "etc/hostname")
 	if err != nil {
@@ -40,12 +44,36 @@ func Host(root string, n Names) error {
 	if err := write(root, "etc/hosts", hosts(n), 0o644); err != nil {
 		return err
 	}
-	if id, err := read(root, "etc/machine-id"); err != nil || len(strings.TrimSpace(id)) == 32 {
+	id, err := read(root, "etc/machine-id")
+	if err != nil {
 		return err
 	}
-	id := make([]byte, 16)
-	_, _ = rand.Read(id) // never fails (crypto/rand)
-	return write(root, "etc/machine-id", hex.EncodeToString(id)+"\n", 0o444)
+	if id = strings.TrimSpace(id); len(id) != 32 {
+		raw := make([]byte, 16)
+		_, _ = rand.Read(raw) // never fails (crypto/rand)
+		id = hex.EncodeToString(raw)
+		if err := write(root, "etc/machine-id", id+"\n", 0o444); err != nil {
+			return err
+		}
+	}
+	return initiator(root, id)
+}
+
+// initiator names the node to iSCSI targets, as open-iscsi's postinst does once
+// per machine. Two nodes of one name end each other's sessions, so it is made
+// of machine-id (not the id itself: machine-id(5)). A name of user-data stays.
+func initiator(root, id string) error {
+	const name = "etc/iscsi/initiatorname.iscsi"
+	if p, err := resolve(root, filepath.Dir(name)); err != nil {
+		return err
+	} else if _, err := os.Stat(p); err != nil {
+		return nil //nolint:nilerr // no open-iscsi in the bundle
+	}
+	if old, err := read(root, name); err != nil || strings.Contains("\n"+old, "\nInitiatorName=") {
+		return err
+	}
+	sum := sha256.Sum256([]byte("iscsi " + id))
+	return write(root, name, fmt.Sprintf("InitiatorName=iqn.1993-08.org.debian:01:%x\n", sum[:6]), 0o600)
 }
 
 // hosts renders hosts(5). A node has to find its own name without a DNS server.

@@ -6,6 +6,7 @@
 package blobs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/bundle/store"
 	"slipway.dev/slipway/images/layout"
+	"slipway.dev/slipway/images/medium"
 )
 
 // File is an open blob as its source stores it.
@@ -42,11 +44,26 @@ type Source interface {
 type Dir string
 
 // Local implements Source.
-func (d Dir) Local(b lock.Blob) string { return filepath.Join(string(d), layout.Blobs, b.File()) }
+func (d Dir) Local(b lock.Blob) string {
+	return filepath.Join(string(d), filepath.FromSlash(medium.Path(b)))
+}
 
 // Open implements Source.
-func (d Dir) Open(_ context.Context, b lock.Blob) (File, error) {
-	f, err := os.Open(d.Local(b))
+func (d Dir) Open(_ context.Context, b lock.Blob) (File, error) { return openFile(b, d.Local(b)) }
+
+// Part is one architecture's part of a combined medium.
+type Part struct{ Dir, Arch string }
+
+// Local implements Source.
+func (p Part) Local(b lock.Blob) string {
+	return filepath.Join(p.Dir, filepath.FromSlash(layout.For(p.Arch, medium.Path(b))))
+}
+
+// Open implements Source.
+func (p Part) Open(_ context.Context, b lock.Blob) (File, error) { return openFile(b, p.Local(b)) }
+
+func openFile(b lock.Blob, name string) (File, error) {
+	f, err := os.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, &MissingError{Blob: b, Err: err}
 	}
@@ -118,7 +135,7 @@ func (s *Store) Bring(ctx context.Context, b lock.Blob, progress func(done int64
 	}
 	defer r.Close()
 	if s.inPlace(b) {
-		return chunks(ctx, r, nil, progress)
+		return chunks(ctx, r, nil, nil, progress)
 	}
 	name := s.Path(b)
 	if _, err := os.Stat(name); err == nil {
@@ -131,15 +148,16 @@ func (s *Store) Bring(ctx context.Context, b lock.Blob, progress func(done int64
 	if err != nil {
 		return err
 	}
-	err = chunks(ctx, r, out, progress)
+	err = chunks(ctx, r, nil, out, progress)
 	if err = errors.Join(err, out.Close()); err != nil {
 		return errors.Join(err, os.Remove(name+".part"))
 	}
 	return os.Rename(name+".part", name)
 }
 
-// chunks verifies all chunks and, with out, writes each to its place.
-func chunks(ctx context.Context, r *store.Reader, out io.WriterAt, progress func(int64)) error {
+// chunks verifies all chunks and, with out, writes each to its place. Those that
+// have, when there is one, holds already are not read from their source.
+func chunks(ctx context.Context, r *store.Reader, have io.ReaderAt, out io.WriterAt, progress func(int64)) error {
 	var mu sync.Mutex
 	var done int64
 	width := runtime.GOMAXPROCS(0)
@@ -159,9 +177,14 @@ func chunks(ctx context.Context, r *store.Reader, out io.WriterAt, progress func
 			}
 			buf := <-buffers
 			defer func() { buffers <- buf }()
-			plain, err := r.Chunk(i, buf)
-			if err == nil && out != nil {
+			plain, held := r.Held(i, have, buf)
+			var err error
+			if !held {
+				plain, err = r.Chunk(i, buf)
+			}
+			if err == nil && !held && out != nil {
 				_, err = out.WriteAt(plain, int64(i)*lock.ChunkSize)
+				err = written(r, err)
 			}
 			if err != nil {
 				return err
@@ -180,20 +203,6 @@ func chunks(ctx context.Context, r *store.Reader, out io.WriterAt, progress func
 	return ctx.Err() // a loop that ctx cut short has no error of its own and proved nothing
 }
 
-// BringAll brings blobs one after the other and calls good for each that is
-// right. The first error ends it.
-func (s *Store) BringAll(ctx context.Context, all []lock.Blob, good func(lock.Blob) error) error {
-	for _, b := range all {
-		if err := s.Bring(ctx, b, nil); err != nil {
-			return err
-		}
-		if err := good(b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // LinkLayer makes the name that containerd's EROFS snapshotter looks for in a
 // layer content cache: <dir>/sha256/<first 2>/<diffID>.erofs.
 func (s *Store) LinkLayer(dir string, b lock.Blob) error {
@@ -209,4 +218,27 @@ func (s *Store) LinkLayer(dir string, b lock.Blob) error {
 		return fmt.Errorf("layer %q: %w", b.Name, err)
 	}
 	return nil
+}
+
+// Read returns a small blob whole and verified, wherever it is.
+func (s *Store) Read(ctx context.Context, b lock.Blob) ([]byte, error) {
+	from, err := s.Source.Open(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	r, err := store.NewReader(from, b)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	var out bytes.Buffer
+	for i := range r.Count() {
+		plain, err := r.Chunk(i, nil)
+		if err != nil {
+			return nil, err
+		}
+		out.Write(plain)
+	}
+	return out.Bytes(), nil
 }

@@ -86,7 +86,15 @@ func TestOnlyVerifiedLayersAreLinked(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := t.TempDir()
-	err := d.BringAll(t.Context(), b, func(x lock.Blob) error { return d.LinkLayer(out, x) })
+	var err error
+	for _, x := range b {
+		if err = d.Bring(t.Context(), x, nil); err != nil {
+			break
+		}
+		if err := d.LinkLayer(out, x); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if e, ok := errors.AsType[*store.ChunkError](err); !ok || e.Blob.Name != "layers/b" {
 		t.Fatalf("got %v", err)
 	}
@@ -255,5 +263,73 @@ func TestSeedIsSpared(t *testing.T) {
 	defer mu.Unlock()
 	if most > 16 {
 		t.Errorf("%d connections at one time", most)
+	}
+}
+
+// counting counts what is asked of a source.
+type counting struct {
+	Source
+	mu    sync.Mutex
+	bytes int64
+}
+
+type countedFile struct {
+	File
+	c *counting
+}
+
+func (c *counting) Open(ctx context.Context, b lock.Blob) (File, error) {
+	f, err := c.Source.Open(ctx, b)
+	return countedFile{f, c}, err
+}
+
+func (f countedFile) ReadAt(p []byte, at int64) (int, error) {
+	f.c.mu.Lock()
+	f.c.bytes += int64(len(p))
+	f.c.mu.Unlock()
+	return f.File.ReadAt(p, at)
+}
+
+func TestCopyGoesOnWhereItStopped(t *testing.T) {
+	big := bytes.Repeat([]byte("0123456789abcdef"), (2*lock.ChunkSize+4096)/16)
+	d, b := filled(t, string(big))
+	for _, tc := range []struct {
+		name string
+		part []byte
+		want int64 // bytes asked of the source
+	}{
+		{"nothing there", nil, int64(len(big))},
+		{"half of it", big[:lock.ChunkSize+100], int64(len(big)) - lock.ChunkSize},
+		{"all of it, one bit wrong", append([]byte{'1'}, big[1:]...), lock.ChunkSize},
+		{"longer than it", append(bytes.Clone(big), "rubbish"...), 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			to := filepath.Join(t.TempDir(), "slot", "blob")
+			if tc.part != nil {
+				if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(to+".part", tc.part, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := &counting{Source: d.Source}
+			if err := Copy(t.Context(), c, b[0], to, nil); err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(to)
+			if err != nil || !bytes.Equal(got, big) || c.bytes != tc.want {
+				t.Errorf("%d bytes (%v), %d asked of the source, want %d", len(got), err, c.bytes, tc.want)
+			}
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	to := filepath.Join(t.TempDir(), "blob")
+	if err := Copy(ctx, d.Source, b[0], to, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("called off: %v", err)
+	}
+	if _, err := os.Stat(to); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it has its name all the same: %v", err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"slipway.dev/slipway/bundle/lock"
-	"slipway.dev/slipway/images/layout"
+	"slipway.dev/slipway/images/medium"
 )
 
 // Seed is a source behind HTTP: whoever serves a netboot directory or an ISO's
@@ -58,7 +58,7 @@ func (s *Seed) Local(lock.Blob) string { return "" }
 
 // Open implements Source.
 func (s *Seed) Open(ctx context.Context, b lock.Blob) (File, error) {
-	return &remote{ctx: ctx, seed: s, url: s.Base + "/" + layout.Blobs + "/" + b.File(), blob: b}, nil
+	return &remote{ctx: ctx, seed: s, url: s.Base + "/" + medium.Path(b), blob: b}, nil
 }
 
 // Get fetches a small file whole, at most limit bytes, once; an error may be temporary.

@@ -14,16 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// queue is how many writes a slow console may be behind before it loses some:
-// a serial line at 9600 baud must not hold up a boot.
-const queue = 512
-
 // Console is one device.
 type Console struct {
 	Name   string // "ttyS0"
 	Serial bool   // a machine may be reading
 	path   string // of the device, "" for a console that cannot be opened again
-	ch     chan []byte
+	line   *line
 	done   chan struct{}
 
 	mu     sync.Mutex // held while somebody is logged in
@@ -36,6 +32,7 @@ type Set struct {
 	mu     sync.Mutex
 	all    []*Console
 	early  []pair // what was written before there was a console
+	missed int    // what early had no room for
 	opened bool
 }
 
@@ -91,30 +88,52 @@ func (s *Set) Add(name string, serial bool, f *os.File) {
 }
 
 func (s *Set) add(c *Console) {
-	c.ch, c.done = make(chan []byte, queue), make(chan struct{})
+	c.line, c.done = newLine(c.Serial), make(chan struct{})
 	s.mu.Lock()
 	s.all = append(s.all, c)
 	for _, p := range s.early {
 		c.put(p.of(c))
 	}
+	c.line.miss(s.missed)
 	s.mu.Unlock()
 	go func() {
 		defer close(c.done)
-		for b := range c.ch {
+		for c.line.ready() {
 			c.mu.Lock()
-			_, _ = c.w.Write(b) // nobody to tell
+			c.write(c.line.take()) // only now: it waited for somebody who was logged in
 			c.mu.Unlock()
 		}
 	}()
 }
 
-// Write queues screen for screens and serial for serial lines, each as a single write(2).
+// write wants c.mu held. A line that was hung up (vhangup(2)) is opened again.
+func (c *Console) write(b []byte) {
+	if _, err := c.w.Write(b); err == nil || c.path == "" {
+		return // or nobody to tell
+	}
+	c.reopen()
+	_, _ = c.w.Write(b)
+}
+
+// reopen wants c.mu held.
+func (c *Console) reopen() {
+	if f, err := os.OpenFile(c.device(), os.O_WRONLY|unix.O_NOCTTY, 0); err == nil {
+		c.w.Close()
+		c.w = f
+	}
+}
+
+// Write queues screen for screens and serial for serial lines, each as a single
+// write(2). It never waits: what a console has no room for is counted, and the
+// count shown there (line).
 func (s *Set) Write(screen, serial []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := pair{screen, serial}
 	if !s.opened && len(s.early) < queue {
 		s.early = append(s.early, p)
+	} else if !s.opened {
+		s.missed++
 	}
 	for _, c := range s.all {
 		c.put(p.of(c))
@@ -128,28 +147,13 @@ func (c *Console) put(b []byte) {
 	if !c.Serial {
 		c.latest = b
 	}
-	select {
-	case c.ch <- b:
-		return
-	default:
-	}
-	if c.Serial {
-		return // the first lines say more than the last
-	}
-	select { // a screen is drawn whole: only the newest counts
-	case <-c.ch:
-	default:
-	}
-	select {
-	case c.ch <- b:
-	default:
-	}
+	c.line.put(b)
 }
 
 // Opened says that no more consoles will be added: what was kept for them goes.
 func (s *Set) Opened() {
 	s.mu.Lock()
-	s.early, s.opened = nil, true
+	s.early, s.missed, s.opened = nil, 0, true
 	s.mu.Unlock()
 }
 
@@ -172,7 +176,7 @@ func (s *Set) Close(d time.Duration) {
 	s.mu.Unlock()
 	limit := time.After(d)
 	for _, c := range all {
-		close(c.ch)
+		c.line.close()
 		select {
 		case <-c.done:
 			if c.Serial && c.mu.TryLock() { // not with somebody logged in

@@ -18,8 +18,9 @@ type ask func(ctx context.Context, device string, serial bool)
 
 // Login hands every console to f as soon as somebody presses Enter there, one
 // person per console. Meanwhile the console's own output waits; afterwards a
-// screen is drawn again and a serial line gets what it missed. It returns at
-// once and goes on until ctx ends.
+// screen is drawn again and a serial line gets the newest of what it missed, and
+// how many messages were before (line). It returns at once and goes on until ctx
+// ends.
 func (s *Set) Login(ctx context.Context, f ask) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -34,8 +35,10 @@ func (s *Set) serve(ctx context.Context, c *Console, f ask) {
 	for ctx.Err() == nil {
 		if c.pressed(ctx) {
 			c.mu.Lock()
+			c.line.hold(true)
 			f(ctx, c.device(), c.Serial)
 			s.back(c)
+			c.line.hold(false)
 			c.mu.Unlock()
 		}
 		select {
@@ -59,22 +62,12 @@ func (c *Console) device() string {
 func (s *Set) back(c *Console) {
 	_ = os.Chown(c.device(), 0, 0)
 	_ = os.Chmod(c.device(), 0o600)
-	if f, err := os.OpenFile(c.device(), os.O_WRONLY|unix.O_NOCTTY, 0); err == nil {
-		c.w.Close()
-		c.w = f
-	}
+	c.reopen()
 	if c.Serial {
 		_, _ = c.w.WriteString("\r\n")
 		return
 	}
-	for drained := false; !drained; {
-		select {
-		case _, ok := <-c.ch:
-			drained = !ok
-		default:
-			drained = true
-		}
-	}
+	c.line.forget()
 	s.mu.Lock()
 	latest := c.latest
 	s.mu.Unlock()

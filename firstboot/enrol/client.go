@@ -3,7 +3,7 @@
 // and its events.
 //
 // It does not show anything itself, applies no config, and knows nothing of
-// kubeadm. Nothing that it makes outlives the power-on.
+// kubeadm. What outlives the power-on is for the caller to keep, see Kept.
 package enrol
 
 import (
@@ -55,6 +55,14 @@ type Client struct {
 // pin is the hex of the SHA-256 of its CA certificate (DER), "" to take the one
 // that is seen first.
 func New(seed, pin string, tell func(handoff.Event)) (*Client, error) {
+	id, err := newIdentity()
+	if err != nil {
+		return nil, err
+	}
+	return newClient(seed, pin, id, tell)
+}
+
+func newClient(seed, pin string, id identity, tell func(handoff.Event)) (*Client, error) {
 	u, err := url.Parse(seed)
 	if err == nil && (u.Scheme != "https" || u.Host == "" || u.Path != "" || u.RawQuery != "") {
 		err = errors.New("want https://HOST:PORT")
@@ -64,10 +72,6 @@ func New(seed, pin string, tell func(handoff.Event)) (*Client, error) {
 	}
 	if err != nil {
 		return nil, report.Fail("SW-CMDLINE", "correct slipway.seed= and slipway.pin= in the boot entry", fmt.Errorf("seed %q: %w", seed, err))
-	}
-	id, err := newIdentity()
-	if err != nil {
-		return nil, err
 	}
 	c := &Client{base: seed, id: id, pin: pin, tell: tell}
 	c.http = &http.Client{

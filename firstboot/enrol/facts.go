@@ -3,16 +3,16 @@ package enrol
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/disks"
 )
 
 // What of a machine with very many fits handoff.MaxHello: the disks of two full
@@ -31,36 +31,17 @@ const secureBoot = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d
 func Gather(root string) handoff.Facts {
 	at := func(name string) string { return filepath.Join(root, name) }
 	dmi := func(name, tree string) string {
-		if s := line(at("/sys/class/dmi/id/" + name)); s != "" || tree == "" {
+		if s := disks.Line(at("/sys/class/dmi/id/" + name)); s != "" || tree == "" {
 			return s
 		}
-		return line(at("/sys/firmware/devicetree/base/" + tree)) // boards without SMBIOS
+		return disks.Line(at("/sys/firmware/devicetree/base/" + tree)) // boards without SMBIOS
 	}
 	return handoff.Facts{
 		Vendor: dmi("sys_vendor", ""), Product: dmi("product_name", "model"), Serial: dmi("product_serial", "serial-number"),
 		UUID: strings.ToLower(dmi("product_uuid", "")), MACs: macs(at("/sys/class/net")),
 		Memory: memory(at("/proc/meminfo")), CPUs: processors(at("/proc/cpuinfo")),
-		Disks: disks(root), Firmware: firmware(root),
+		Disks: diskFacts(root), Firmware: firmware(root),
 	}
-}
-
-// line is the first line of a small file as people may see it.
-func line(name string) string {
-	f, err := os.Open(name)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	b := make([]byte, 128)
-	n, _ := f.Read(b) // sysfs gives a whole attribute at once
-	s, _, _ := strings.Cut(string(bytes.TrimRight(b[:n], "\x00")), "\n")
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, ""))
-	return strings.TrimSpace(s)
 }
 
 // macs are of the Ethernet cards with a device behind them; bridges, bonds and
@@ -73,7 +54,7 @@ func macs(dir string) []string {
 		if _, err := os.Stat(filepath.Join(card, "device")); err != nil {
 			continue
 		}
-		m, err := net.ParseMAC(line(filepath.Join(card, "address")))
+		m, err := net.ParseMAC(disks.Line(filepath.Join(card, "address")))
 		if err != nil || len(m) != 6 || m[0]&1 == 1 || bytes.Equal(m, make([]byte, 6)) || slices.Contains(out, m.String()) {
 			continue
 		}
@@ -125,66 +106,28 @@ func firmware(root string) string {
 	return "uefi"
 }
 
-// disks are the whole disks with a device behind them, without optical and
-// floppy drives and without what has no medium.
-func disks(root string) []handoff.Disk {
-	dir := filepath.Join(root, "/sys/block")
-	list, _ := os.ReadDir(dir)
+// mostHolds is how many holdings of one disk are told, and in how many bytes of
+// JSON those of all.
+const (
+	mostHolds  = 8
+	holdsBytes = 16 << 10
+)
+
+// diskFacts are the disks, with what they hold as far as it fits.
+func diskFacts(root string) []handoff.Disk {
+	all, _ := disks.List(filepath.Join(root, "/sys"), filepath.Join(root, "/dev"))
 	var out []handoff.Disk
-	for _, e := range list {
-		name, d := e.Name(), filepath.Join(dir, e.Name())
-		if _, err := os.Stat(filepath.Join(d, "device")); err != nil || strings.HasPrefix(name, "sr") || strings.HasPrefix(name, "fd") {
-			continue
+	left := holdsBytes
+	for _, d := range all[:min(len(all), mostDisks)] {
+		f := handoff.Disk{Name: d.Name, Size: d.Size, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Type: d.Type, Holds: d.HoldsText(mostHolds)}
+		if d.Serial == "" && d.WWN == "" {
+			f.Path = d.OwnName()
 		}
-		sectors, _ := strconv.ParseInt(line(filepath.Join(d, "size")), 10, 64)
-		if sectors == 0 {
-			continue
+		raw, err := json.Marshal(f.Holds)
+		if left -= len(raw); len(f.Holds) > 0 && (err != nil || left < 0) {
+			f.Holds = []string{fmt.Sprintf("%d things", len(d.Holds))}
 		}
-		first := func(names ...string) string {
-			for _, n := range names {
-				if s := line(filepath.Join(d, n)); s != "" {
-					return s
-				}
-			}
-			return ""
-		}
-		out = append(out, handoff.Disk{
-			Name: name, Size: sectors * 512, // whatever the block size: Documentation/ABI/stable/sysfs-block
-			Model: first("device/model"), Serial: diskSerial(d, first("serial", "device/serial")), WWN: first("wwid", "device/wwid"), Type: diskType(d, name),
-		})
+		out = append(out, f)
 	}
-	return out[:min(len(out), mostDisks)]
-}
-
-// diskSerial is the unit serial number of a SCSI disk when there is no plain
-// one: vital product data page 0x80 (SPC-4, 7.8.16), four bytes of header.
-func diskSerial(dir, plain string) string {
-	if plain != "" {
-		return plain
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "device/vpd_pg80"))
-	if err != nil || len(b) <= 4 {
-		return ""
-	}
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return -1
-		}
-		return r
-	}, string(b[4:])))
-}
-
-func diskType(dir, name string) string {
-	device, _ := filepath.EvalSymlinks(filepath.Join(dir, "device"))
-	switch {
-	case strings.HasPrefix(name, "nvme"):
-		return "nvme"
-	case strings.HasPrefix(name, "vd"):
-		return "virtio"
-	case strings.Contains(device, "/usb"):
-		return "usb"
-	case line(filepath.Join(dir, "queue/rotational")) == "1":
-		return "hdd"
-	}
-	return "ssd"
+	return out
 }

@@ -1,6 +1,8 @@
 package enrol
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -34,14 +36,15 @@ func TestGather(t *testing.T) {
 			"sys/block/nvme0n1/device/serial": "NV1\n", "sys/block/nvme0n1/wwid": "eui.01\n", "sys/block/nvme0n1/queue/rotational": "0\n",
 			"sys/block/vda/size": "16\n", "sys/block/vda/device/x": "", "sys/block/vda/serial": "disk-1\n",
 			"sys/block/sdc/size": "32\n", "sys/block/sdc/device/x": "", "sys/block/sdc/queue/rotational": "0\n",
+			"dev/nvme0n1": "XFSB", "dev/sda": "", "dev/sdc": "", "dev/vda": strings.Repeat("\x00", 510) + "\x55\xaa",
 			"sys/block/sdd/size": "0\n", "sys/block/sdd/device/x": "", "sys/block/sr0/size": "99\n", "sys/block/sr0/device/x": "", "sys/block/loop0/size": "9\n",
 		}, handoff.Facts{Vendor: "ACME [2J", Product: "R1", Serial: "S-1", UUID: "4c4c4544-ab", MACs: []string{"52:54:00:00:00:01", "52:54:00:00:00:02"},
 			Memory: 4028440 << 10, CPUs: 2, Firmware: "uefi-secure", Disks: []handoff.Disk{
-				{Name: "nvme0n1", Size: 4096, Model: "N", Serial: "NV1", WWN: "eui.01", Type: "nvme"},
+				{Name: "nvme0n1", Size: 4096, Model: "N", Serial: "NV1", WWN: "eui.01", Type: "nvme", Holds: []string{"xfs"}},
 				{Name: "sda", Size: 2000 * 512, Model: "SPIN 1T", Serial: "WX-77", WWN: "naa.5000c500a1", Type: "hdd"},
-				{Name: "sdb", Size: 4000 * 512, Model: "Stick", Type: "usb"},
+				{Name: "sdb", Size: 4000 * 512, Model: "Stick", Type: "usb", Holds: []string{"what cannot be read: no such file or directory"}},
 				{Name: "sdc", Size: 32 * 512, Type: "ssd"},
-				{Name: "vda", Size: 16 * 512, Serial: "disk-1", Type: "virtio"}}}},
+				{Name: "vda", Size: 16 * 512, Serial: "disk-1", Type: "virtio", Holds: []string{"a partition table (mbr)"}}}}},
 		{"board without SMBIOS", map[string]string{"sys/firmware/devicetree/base/model": "Pi 5\x00", "sys/firmware/devicetree/base/serial-number": "1000\x00"},
 			handoff.Facts{Product: "Pi 5", Serial: "1000", MACs: []string{}, Firmware: "bios"}},
 		{"Secure Boot off", map[string]string{"sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c": "\x06\x00\x00\x00\x00",
@@ -72,5 +75,41 @@ func TestGather(t *testing.T) {
 				t.Errorf("got  %+v\nwant %+v", got, c.want)
 			}
 		})
+	}
+}
+
+// A machine with very many disks that all hold something fits a hello.
+func TestFactsOfManyDisks(t *testing.T) {
+	root := t.TempDir()
+	put := func(name, content string) {
+		name = filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 250 {
+		d := fmt.Sprintf("sd%03d", i)
+		put("sys/block/"+d+"/size", "16384\n")
+		put("sys/block/"+d+"/device/model", strings.Repeat("M", 16))
+		put("sys/block/"+d+"/device/wwid", "naa."+strings.Repeat("5", 32))
+		put("sys/block/"+d+"/device/vpd_pg80", "\x00\x80\x00\x14"+strings.Repeat("S", 20))
+		put("dev/"+d, strings.Repeat("\x00", 0x400)+strings.Repeat("\x00", 0x38)+"\x53\xef"+strings.Repeat("\x00", 0x78-0x3a)+"<\"a\"&data>+-+"+
+			strings.Repeat("\x00", 4096-0x485)+"\xfc\x4e\x2b\xa9\x01"+strings.Repeat("\x00", 27)+strings.Repeat("r", 31)+"\x00")
+	}
+	f := Gather(root)
+	raw, err := json.Marshal(handoff.Hello{Facts: f})
+	if err != nil || len(f.Disks) != mostDisks || len(raw) > handoff.MaxHello*9/10 {
+		t.Errorf("%d disks, %d bytes, %v", len(f.Disks), len(raw), err)
+	}
+	for _, d := range f.Disks {
+		if len(d.Holds) == 0 {
+			t.Fatalf("%s holds %q", d.Name, d.Holds)
+		}
+	}
+	if first, last := f.Disks[0].Holds[0], f.Disks[len(f.Disks)-1].Holds[0]; first != `ext2 "<\"a\"&data>+-+"` || last != "2 things" {
+		t.Errorf("%q, %q", first, last)
 	}
 }

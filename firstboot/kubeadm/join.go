@@ -81,6 +81,9 @@ func (r Runner) Join(ctx context.Context, n Node, m Means) error {
 	return s.ready(ctx)
 }
 
+// Joined reports that the node needs nobody's means any more.
+func (r Runner) Joined() bool { return r.joined() != fresh }
+
 // joined is how far an earlier attempt got. kubeadm writes the flags last
 // (cmd/phases/join/kubelet.go, runKubeletStartJoinPhase).
 func (r Runner) joined() progress {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,23 +40,74 @@ func (r Runner) Renew(ctx context.Context, now time.Time) (next time.Time, err e
 	if err != nil {
 		return next, report.Fail("SW-CERTIFICATES-READ", "look at the files in "+pkiDir, err)
 	}
-	if due := first.NotAfter.Add(-min(renewBefore, first.NotAfter.Sub(first.NotBefore)/3)); now.Before(due) {
-		r.Log.Info("certificates", "first to end", name, "at", first.NotAfter, "renewed at", due)
-		return next, r.kubelet(ctx, now)
+	due := first != nil && !now.Before(first.NotAfter.Add(-min(renewBefore, first.NotAfter.Sub(first.NotBefore)/3)))
+	if due {
+		left := first.NotAfter.Sub(now).Hours() / 24
+		r.Report(handoff.Event{Step: "certificates", State: handoff.Started, Text: fmt.Sprintf("%s ends in %.0f days: renewing all", name, left), Data: map[string]any{"days": int(left)}})
+		if err := r.Exec.run(ctx, r.Log, nil, kubeadmProgram, "certs", "renew", "all", "--config", r.at(kubeadmConfig)); err != nil {
+			return next, report.Fail("SW-CERTIFICATES-RENEW", "run it by hand after the cause is gone; the node tries again in 12 hours", err)
+		}
+	} else if first != nil {
+		r.Log.Info("certificates", "first to end", name, "at", first.NotAfter)
 	}
-	left := first.NotAfter.Sub(now).Hours() / 24
-	r.Report(handoff.Event{Step: "certificates", State: handoff.Started, Text: fmt.Sprintf("%s ends in %.0f days: renewing all", name, left), Data: map[string]any{"days": int(left)}})
-	if err := r.Exec.run(ctx, r.Log, nil, kubeadmProgram, "certs", "renew", "all", "--config", r.at(kubeadmConfig)); err != nil {
-		return next, report.Fail("SW-CERTIFICATES-RENEW", "run it by hand after the cause is gone; the node tries again in 12 hours", err)
+	// Only now: kubeadm makes nothing beside a certificate that has ended.
+	if err := errors.Join(r.restore(ctx), r.kubelet(ctx, now)); err != nil {
+		return next, report.Fail("SW-CERTIFICATES-RESTORE", "run it by hand after the cause is gone; the node tries again in 12 hours", err)
 	}
-	if err := errors.Join(r.kubelet(ctx, now), r.restartPods(now)); err != nil {
+	if !due {
+		return next, nil
+	}
+	if err := r.restartPods(now); err != nil {
 		return next, report.Fail("SW-CERTIFICATES-RESTART", "restart the node: the new certificates are in place", err)
 	}
 	r.Report(handoff.Event{Step: "certificates", State: handoff.Done, Text: "renewed; the control plane starts again with them"})
 	return next, nil
 }
 
-// firstToEnd is the leaf certificate with the earliest end.
+// restore makes what a control plane reads and does not have: a power cut while
+// kubeadm renews leaves empty files, which Repair removes, and `kubeadm certs
+// renew` passes over what is missing. What is there stays. Who wants no
+// super-admin.conf on the node may have removed it; with admin.conf PID 1 itself
+// asks the API server.
+func (r Runner) restore(ctx context.Context) error {
+	certs := []string{"apiserver", "apiserver-kubelet-client", "front-proxy-client"}
+	if exists(r.at(manifestDir + "/etcd.yaml")) { // an etcd elsewhere has its own
+		certs = append(certs, "apiserver-etcd-client", "etcd/server", "etcd/peer", "etcd/healthcheck-client")
+	}
+	var phases [][]string
+	lost := func(what string, phase ...string) {
+		r.Report(handoff.Event{Step: "certificates", State: handoff.Running, Text: what + " is missing: making it again"})
+		if !slices.ContainsFunc(phases, func(p []string) bool { return slices.Equal(p, phase) }) {
+			phases = append(phases, phase)
+		}
+	}
+	for _, c := range certs {
+		crt, key := pkiDir+"/"+c+".crt", pkiDir+"/"+c+".key"
+		if exists(r.at(crt)) && exists(r.at(key)) {
+			continue
+		}
+		lost(crt+" or its key", "certs", "all")
+		for _, f := range []string{crt, key} { // kubeadm is content with half a pair
+			if err := os.Remove(r.at(f)); err != nil && !os.IsNotExist(err) {
+				return err
+			}
+		}
+	}
+	for _, c := range []string{"admin", "controller-manager", "scheduler", "kubelet"} {
+		if f := "/etc/kubernetes/" + c + ".conf"; !exists(r.at(f)) {
+			lost(f, "kubeconfig", c)
+		}
+	}
+	for _, p := range phases {
+		argv := append(append([]string{kubeadmProgram, "init", "phase"}, p...), "--config", r.at(kubeadmConfig))
+		if err := r.Exec.run(ctx, r.Log, nil, argv...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// firstToEnd is the leaf certificate with the earliest end, nil if there is none.
 func (r Runner) firstToEnd() (name string, first *x509.Certificate, err error) {
 	var files []string
 	for _, glob := range []string{pkiDir + "/*.crt", pkiDir + "/etcd/*.crt", "/etc/kubernetes/*.conf"} {
@@ -84,9 +136,6 @@ func (r Runner) firstToEnd() (name string, first *x509.Certificate, err error) {
 		if !c.IsCA && (first == nil || c.NotAfter.Before(first.NotAfter)) {
 			name, first = filepath.Base(f), c
 		}
-	}
-	if first == nil {
-		return "", nil, errors.New("no certificate in " + pkiDir)
 	}
 	return name, first, nil
 }
@@ -126,7 +175,7 @@ func (r Runner) kubelet(ctx context.Context, now time.Time) error {
 			return err
 		}
 		r.Report(handoff.Event{Step: "certificates", State: handoff.Running, Text: "kubelet's certificate has ended: making a new one"})
-		return r.Exec.run(ctx, r.Log, nil, kubeadmProgram, "init", "phase", "kubeconfig", "kubelet", "--config", r.at(kubeadmConfig))
+		return r.restore(ctx) // or, after a power cut here, the next boot does
 	}
 	return nil
 }

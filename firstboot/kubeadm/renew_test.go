@@ -57,6 +57,7 @@ func TestRenew(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t)
 			s.put(doneMarker, "v1.37.1\n")
+			s.controlPlane(now.Add(-day), now.Add(200*day), t)
 			s.put(pkiDir+"/ca.crt", certificate(t, true, now.Add(-9*day), now.Add(day)))
 			s.put(pkiDir+"/apiserver.crt", certificate(t, false, c.server.Add(-365*day), c.server))
 			s.put(adminConf, conf(c.admin))
@@ -66,7 +67,11 @@ func TestRenew(t *testing.T) {
 			r := s.runner()
 			var ran []string
 			r.Exec = func(_ context.Context, cmd *exec.Cmd, _ func(string)) error {
-				ran = append(ran, strings.ReplaceAll(strings.Join(cmd.Args[1:], " "), s.root, ""))
+				args := strings.ReplaceAll(strings.Join(cmd.Args[1:], " "), s.root, "")
+				ran = append(ran, args)
+				if args == kubelet {
+					s.put(kubeletKubeconfig, "users: []\n")
+				}
 				if c.fail {
 					return errors.New("exit status 1")
 				}
@@ -88,6 +93,74 @@ func TestRenew(t *testing.T) {
 	s := newSite(t)
 	if _, err := s.runner().Renew(t.Context(), now); err != nil || len(s.ran) > 0 {
 		t.Errorf("without a cluster: %v, ran %q", err, s.ran)
+	}
+}
+
+// controlPlane puts everything that a control plane with its own etcd reads.
+func (s *site) controlPlane(from, to time.Time, t *testing.T) {
+	one := certificate(t, false, from, to)
+	for _, f := range []string{"apiserver-kubelet-client", "front-proxy-client", "apiserver-etcd-client", "etcd/server", "etcd/peer", "etcd/healthcheck-client"} {
+		s.put(pkiDir+"/"+f+".crt", one)
+		s.put(pkiDir+"/"+f+".key", "a key\n")
+	}
+	s.put(pkiDir+"/apiserver.key", "a key\n")
+	for _, f := range []string{"controller-manager", "scheduler"} {
+		s.put("/etc/kubernetes/"+f+".conf", "users: []\n")
+	}
+	s.put(manifestDir+"/etcd.yaml", "kind: Pod\nmetadata: {name: etcd}\n")
+}
+
+// TestRestore takes files away as a power cut does while kubeadm renews: they
+// are empty, and the boot after it removes them.
+func TestRestore(t *testing.T) {
+	now := time.Now()
+	const certs, conf = "init phase certs all", "init phase kubeconfig "
+	var all []string
+	for _, f := range []string{"apiserver", "apiserver-kubelet-client", "front-proxy-client", "apiserver-etcd-client", "etcd/server", "etcd/peer", "etcd/healthcheck-client"} {
+		all = append(all, pkiDir+"/"+f+".crt", pkiDir+"/"+f+".key")
+	}
+	for name, c := range map[string]struct {
+		empty []string
+		etcd  bool // on this node
+		want  []string
+	}{
+		"nothing":           {nil, true, nil},
+		"two certificates":  {[]string{pkiDir + "/apiserver.crt", pkiDir + "/etcd/peer.crt"}, true, []string{certs}},
+		"every kind":        {[]string{pkiDir + "/front-proxy-client.crt", adminConf, "/etc/kubernetes/scheduler.conf"}, true, []string{certs, conf + "admin", conf + "scheduler"}},
+		"a key":             {[]string{pkiDir + "/apiserver.key"}, true, []string{certs}},
+		"all":               {all, true, []string{certs}},
+		"kubelet's":         {[]string{kubeletKubeconfig}, true, []string{conf + "kubelet"}},
+		"an etcd elsewhere": {[]string{pkiDir + "/etcd/server.crt", pkiDir + "/apiserver-etcd-client.crt"}, false, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.put(doneMarker, "v1.37.1\n")
+			s.controlPlane(now.Add(-time.Hour), now.AddDate(1, 0, 0), t)
+			s.put(pkiDir+"/apiserver.crt", certificate(t, false, now.Add(-time.Hour), now.AddDate(1, 0, 0)))
+			s.put(adminConf, "users: []\n")
+			s.put(kubeletKubeconfig, "users: []\n")
+			if !c.etcd {
+				s.put(manifestDir+"/etcd.yaml", "") // Repair removes it
+			}
+			for _, f := range c.empty {
+				s.put(f, "")
+			}
+			r := s.runner()
+			var ran []string
+			r.Exec = func(_ context.Context, cmd *exec.Cmd, _ func(string)) error {
+				ran = append(ran, strings.TrimSuffix(strings.ReplaceAll(strings.Join(cmd.Args[1:], " "), s.root, ""), " --config /etc/kubernetes/kubeadm.yaml"))
+				return nil
+			}
+			if err := r.Repair(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.Renew(t.Context(), now); err != nil {
+				t.Error(err)
+			}
+			if !slices.Equal(ran, c.want) {
+				t.Errorf("ran %q, want %q", ran, c.want)
+			}
+		})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -31,8 +32,11 @@ func Text(names []string, program bool) string {
 	return "press Enter (" + strings.Join(names, ", ") + ")"
 }
 
-// Run runs Program in a session of its own on a terminal until it ends.
-func Run(c *supervise.Children, device string, serial bool) error {
+// Run runs Program in a session of its own on a terminal until it ends, and all
+// that a person starts there in a control group below groups, "" for none: a
+// shell's memory is not its caller's. Processes that a person leaves behind stay
+// in it, as they do after ssh.
+func Run(c *supervise.Children, device, groups string, serial bool) error {
 	f, err := os.OpenFile(device, os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		return fmt.Errorf("login: %w", err)
@@ -42,13 +46,22 @@ func Run(c *supervise.Children, device string, serial bool) error {
 	if serial {
 		begin, term = "\r\n", "vt220" // agetty(8)'s for a serial line
 	}
-	if _, err := f.WriteString(begin + "slipway: the boot's messages come back after logout\r\n"); err != nil {
+	if _, err := f.WriteString(begin + "slipway: the node's messages wait until logout\r\n"); err != nil {
 		return fmt.Errorf("login: %w", err)
 	}
 	cmd := exec.Command(Program)
 	cmd.Env = []string{"TERM=" + term, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = "/", f, f, f
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
+	if groups != "" {
+		dir := filepath.Join(groups, "login-"+filepath.Base(device))
+		group, err := supervise.Into(cmd, dir)
+		if err != nil {
+			return fmt.Errorf("login: %w", err)
+		}
+		defer os.Remove(dir) // unless somebody is left in it
+		defer group.Close()
+	}
 	if err := c.Start(cmd); err != nil {
 		return fmt.Errorf("login: %w", err)
 	}

@@ -8,7 +8,6 @@ package report
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 
@@ -48,7 +47,7 @@ type Reporter struct {
 	mu     sync.Mutex
 	seq    int
 	phase  string
-	file   *os.File
+	file   *journal
 	also   func(handoff.Event)
 	screen dashboard
 }
@@ -58,9 +57,12 @@ func New(out Writer, json bool, uptime func() float64) *Reporter {
 	return &Reporter{out: out, json: json, uptime: uptime}
 }
 
-// KeepIn also appends every event as JSON to a file.
-func (r *Reporter) KeepIn(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+// KeepIn also appends every event as JSON to a file, which gets an older one
+// beside it (logfile.Older) when it reaches 4 MiB.
+func (r *Reporter) KeepIn(path string) error { return r.keepIn(path, maxEvents) }
+
+func (r *Reporter) keepIn(path string, max int64) error {
+	f, err := newJournal(path, max)
 	if err != nil {
 		return err
 	}
@@ -102,7 +104,7 @@ func (r *Reporter) Emit(e handoff.Event) {
 	r.screen.add(e)
 	r.out.Write([]byte(r.screen.render()), serial)
 	if r.file != nil {
-		_, _ = r.file.Write(line)
+		r.file.add(e, line)
 	}
 	if r.also != nil {
 		r.also(e)

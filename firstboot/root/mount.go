@@ -207,6 +207,31 @@ func Assemble(image, base string, w Writable) error {
 	return MountAll(Layers(base, w))
 }
 
+// Visit mounts the image at dir, read-only, with the kernel's file systems in
+// it, for programs that run there for a while; Leave undoes it.
+func Visit(image, dir string) error {
+	if err := Image(image, dir); err != nil {
+		return err
+	}
+	for _, d := range visited() {
+		if err := unix.Mount(d, dir+d, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			Leave(dir)
+			return fmt.Errorf("mounting %s on %s: %w", d, dir+d, err)
+		}
+	}
+	return nil
+}
+
+// Leave unmounts what Visit mounted.
+func Leave(dir string) {
+	for _, d := range visited() {
+		_ = unix.Unmount(dir+d, unix.MNT_DETACH)
+	}
+	_ = unix.Unmount(dir, unix.MNT_DETACH)
+}
+
+func visited() []string { return []string{"/dev", "/proc", "/sys", "/run"} }
+
 // Switch makes base the root of this process and everything it starts, moves
 // /dev /proc /sys /run there, and frees the initramfs. The kernel's own helpers
 // follow, because PID 1 shares its file system view with them (kernel_init is

@@ -6,7 +6,6 @@ package status
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/logfile"
 )
 
 // Node is where the files are.
@@ -56,7 +56,7 @@ func (n Node) Run(ctx context.Context, args []string, out io.Writer) error {
 		}
 		return Table(out, all)
 	case args[0] == "events" && (len(rest) == 0 || slices.Equal(rest, []string{"-o", "json"})):
-		return n.lines(ctx, n.Events, follow, func(l []byte) error { return event(out, l, len(rest) > 0) })
+		return n.events(ctx, follow, func(e handoff.Event, l []byte) error { return event(out, e, l, len(rest) > 0) })
 	case args[0] == "logs" && len(rest) == 0 && !follow:
 		return n.list(out)
 	case args[0] == "logs" && len(rest) == 1:
@@ -65,16 +65,12 @@ func (n Node) Run(ctx context.Context, args []string, out io.Writer) error {
 	return ErrUsage
 }
 
-func event(out io.Writer, line []byte, asJSON bool) error {
+func event(out io.Writer, e handoff.Event, line []byte, asJSON bool) error {
 	if asJSON {
 		_, err := out.Write(line)
 		return err
 	}
-	e, ok, err := handoff.ParseLine(line)
-	if !ok || err != nil {
-		return nil // cut off by a full disk; the next one is whole
-	}
-	_, err = fmt.Fprintf(out, "%8.2f  %-8s %-28s %s\n", e.Uptime, e.State, join(e.Phase, e.Step), strings.ReplaceAll(e.Text, "\n", "\n"+strings.Repeat(" ", 48)))
+	_, err := fmt.Fprintf(out, "%8.2f  %-8s %-28s %s\n", e.Uptime, e.State, join(e.Phase, e.Step), strings.ReplaceAll(e.Text, "\n", "\n"+strings.Repeat(" ", 48)))
 	if err == nil && e.Hint != "" {
 		_, err = fmt.Fprintf(out, "%48s%s  next: %s\n", "", e.Code, e.Hint)
 	}
@@ -88,18 +84,61 @@ func join(phase, step string) string {
 	return phase + "/" + step
 }
 
-func (n Node) read() ([]handoff.Event, error) {
-	raw, err := os.ReadFile(n.Events)
+// events hands over every event once, those of the older file first (package
+// report says what a new one repeats).
+func (n Node) events(ctx context.Context, follow bool, each func(handoff.Event, []byte) error) error {
+	now, older, err := n.open()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var all []handoff.Event
-	for _, l := range bytes.SplitAfter(raw, []byte("\n")) {
-		if e, ok, err := handoff.ParseLine(l); ok && err == nil {
-			all = append(all, e)
+	seen := 0
+	once := func(l []byte) error {
+		e, ok, err := handoff.ParseLine(l)
+		if !ok || err != nil || e.Seq > 0 && e.Seq <= seen {
+			return nil // cut off by a full disk, and the next one is whole; or had before
+		}
+		seen = e.Seq
+		return each(e, l)
+	}
+	if older != nil {
+		if err := lines(ctx, older, "", once); err != nil {
+			now.Close()
+			return err
 		}
 	}
-	return all, nil
+	name := ""
+	if follow {
+		name = n.Events
+	}
+	return lines(ctx, now, name, once)
+}
+
+// open opens the file of events and the one before it, if there is one. When the
+// first became the second meanwhile, it looks again.
+func (n Node) open() (now, older *os.File, err error) {
+	for {
+		if now, err = os.Open(n.Events); err != nil {
+			return nil, nil, err
+		}
+		if older, err = os.Open(logfile.Older(n.Events)); errors.Is(err, fs.ErrNotExist) {
+			return now, nil, nil
+		} else if err != nil {
+			now.Close()
+			return nil, nil, err
+		}
+		a, err1 := now.Stat()
+		b, err2 := older.Stat()
+		if err := errors.Join(err1, err2); err != nil || !os.SameFile(a, b) {
+			return now, older, err
+		}
+		now.Close()
+		older.Close()
+	}
+}
+
+func (n Node) read() (all []handoff.Event, err error) {
+	err = n.events(context.Background(), false, func(e handoff.Event, _ []byte) error { all = append(all, e); return nil })
+	return all, err
 }
 
 // Table shows the state of each phase and of each service, and what failed last.
@@ -158,34 +197,42 @@ func (n Node) log(ctx context.Context, name string, follow bool, out io.Writer) 
 	if name != filepath.Base(name) {
 		return fmt.Errorf("service %q: want a name, see `slipway logs`", name)
 	}
-	err := n.lines(ctx, filepath.Join(n.Logs, name+".log"), follow, func(l []byte) error { _, err := out.Write(l); return err })
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("service %q has no log; `slipway logs` lists those that have", name)
-	}
-	return err
-}
-
-// lines hands over each line, and with follow those that come until ctx ends.
-// A file that was rotated is opened again.
-func (n Node) lines(ctx context.Context, name string, follow bool, each func([]byte) error) error {
+	name = filepath.Join(n.Logs, name+".log")
 	f, err := os.Open(name)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("service %q has no log; `slipway logs` lists those that have", strings.TrimSuffix(filepath.Base(name), ".log"))
+	} else if err != nil {
 		return err
 	}
+	if !follow {
+		name = ""
+	}
+	return lines(ctx, f, name, func(l []byte) error { _, err := out.Write(l); return err })
+}
+
+// lines hands over each line of a file and closes it. With a name it follows:
+// what comes later too, until ctx ends, and when another file has got the name,
+// the rest of this one and then that.
+func lines(ctx context.Context, f *os.File, name string, each func([]byte) error) error {
 	defer func() { f.Close() }()
 	r := bufio.NewReader(f)
 	var part []byte
+	var next *os.File
 	for {
 		l, err := r.ReadBytes('\n')
 		part = append(part, l...)
-		if err == nil {
+		switch {
+		case err == nil:
 			if err := each(part); err != nil {
 				return err
 			}
 			part = nil
 			continue
-		}
-		if !follow || !errors.Is(err, io.EOF) {
+		case next != nil: // the end of what was renamed
+			f.Close()
+			f, r, part, next = next, bufio.NewReader(next), nil, nil
+			continue
+		case name == "" || !errors.Is(err, io.EOF):
 			if len(part) > 0 {
 				return errors.Join(each(part), noEOF(err))
 			}
@@ -196,10 +243,7 @@ func (n Node) lines(ctx context.Context, name string, follow bool, each func([]b
 			return nil
 		case <-time.After(300 * time.Millisecond):
 		}
-		if next, ok := rotated(name, f); ok {
-			f.Close()
-			f, r, part = next, bufio.NewReader(next), nil
-		}
+		next, _ = rotated(name, f)
 	}
 }
 

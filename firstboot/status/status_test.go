@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,6 +93,67 @@ func TestFollowGoesOnAfterRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait("three\n")
+}
+
+// TestEventsOfTwoFiles reads every event once: a file that follows another
+// begins with what stood.
+func TestEventsOfTwoFiles(t *testing.T) {
+	at := func(seq int, phase string) handoff.Event {
+		return handoff.Event{Seq: seq, Phase: phase, State: handoff.Done, Text: fmt.Sprintf("event %d", seq)}
+	}
+	n := node(t, at(1, "kernel"), at(3, "ready"), at(4, "day"), at(5, "day"))
+	var older []byte
+	for _, e := range []handoff.Event{at(1, "kernel"), at(2, "day"), at(3, "ready")} {
+		older = append(older, e.Line()...)
+	}
+	if err := os.WriteFile(n.Events+".1", older, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := n.Run(t.Context(), []string{"events", "-o", "json"}, &out); err != nil {
+		t.Fatal(err)
+	}
+	want := ""
+	for _, e := range []handoff.Event{at(1, "kernel"), at(2, "day"), at(3, "ready"), at(4, "day"), at(5, "day")} {
+		want += string(e.Line())
+	}
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", out.String(), want)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	got := make(lineWriter, 10)
+	go func() { _ = n.Run(ctx, []string{"events", "-f", "-o", "json"}, got) }()
+	wait := func(seq int) {
+		t.Helper()
+		select {
+		case l := <-got:
+			if !strings.Contains(l, fmt.Sprintf("event %d", seq)) {
+				t.Fatalf("got %q, want event %d", l, seq)
+			}
+		case <-ctx.Done():
+			t.Fatalf("no event %d", seq)
+		}
+	}
+	for i := range 5 {
+		wait(i + 1)
+	}
+	f, err := os.OpenFile(n.Events, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// The sixth is written to a file that has another name before anybody looks again.
+	e6, e7 := at(6, "day"), at(7, "day")
+	if err := errors.Join(os.Rename(n.Events, n.Events+".1"), os.WriteFile(n.Events+".new", append(e6.Line(), e7.Line()...), 0o644), os.Rename(n.Events+".new", n.Events)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(append([]byte("\n"), e6.Line()...)); err != nil {
+		t.Fatal(err)
+	}
+	wait(6)
+	wait(7)
 }
 
 func TestOperator(t *testing.T) {

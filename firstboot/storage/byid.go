@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/firstboot/disks"
 )
 
 // find gives the device behind a path of the config. No udev makes links below
@@ -26,12 +27,12 @@ func (s Setup) find(path string) (string, error) {
 		name = m[1]
 		_, _ = fmt.Sscan(m[2], &part)
 	}
-	disks, _ := filepath.Glob(filepath.Join(s.Sys, "block/*"))
+	all, _ := filepath.Glob(filepath.Join(s.Sys, "block/*"))
 	var found []string
-	for _, d := range disks {
+	for _, d := range all {
 		for _, file := range []string{"serial", "device/serial", "wwid", "device/wwid"} {
 			raw, _ := os.ReadFile(filepath.Join(d, file))
-			if identifies(name, strings.TrimSpace(string(raw))) {
+			if disks.Identifies(name, strings.TrimSpace(string(raw))) {
 				found = append(found, filepath.Join("/dev", filepath.Base(d)))
 				break
 			}
@@ -46,19 +47,4 @@ func (s Setup) find(path string) (string, error) {
 		return configs.PartitionPath(found[0], part), nil
 	}
 	return found[0], nil
-}
-
-// identifies reports whether a name of by-id is made from an identity of sysfs:
-// "virtio-data1" from "data1", "wwn-0x5000c500a" from "naa.5000c500a".
-func identifies(name, id string) bool {
-	if _, wwn, ok := strings.Cut(id, "."); ok && (strings.HasPrefix(id, "naa.") || strings.HasPrefix(id, "eui.")) {
-		return name == "wwn-0x"+wwn || name == "nvme-"+id
-	}
-	if id == "" {
-		return false
-	}
-	// udev writes _ for what is no good in a file name.
-	id = regexp.MustCompile(`[^0-9A-Za-z#+.:=@_/-]+`).ReplaceAllString(id, "_")
-	rest, ok := strings.CutSuffix(name, id)
-	return ok && (strings.HasSuffix(rest, "-") || strings.HasSuffix(rest, "_"))
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/firstboot/disks"
 )
 
 // format makes one file system unless it is there.
@@ -54,10 +55,10 @@ func (s Setup) format(ctx context.Context, c *configs.Storage, f configs.FSSetup
 	return s.mkfs(ctx, target, f)
 }
 
-func wanted(f configs.FSSetup) Found { return Found{f.Filesystem, f.Label} }
+func wanted(f configs.FSSetup) disks.Found { return disks.Found{Kind: f.Filesystem, Label: f.Label} }
 
 // fits: a file system without a label in the config may have any.
-func fits(found Found, f configs.FSSetup, anyLabel bool) bool {
+func fits(found disks.Found, f configs.FSSetup, anyLabel bool) bool {
 	return found.Kind == f.Filesystem && (anyLabel || f.Label == "" || found.Label == f.Label)
 }
 
@@ -69,7 +70,7 @@ func choose(dev string, f configs.FSSetup) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	t, ok := readTable(d, d.sector)
+	t, ok := readTable(d)
 	d.Close()
 	candidates := []string{dev}
 	if ok && len(t.parts) > 0 {

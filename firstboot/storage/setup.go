@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/firstboot/disks"
 )
 
 // Programs of the system root.
@@ -76,13 +77,13 @@ func (s Setup) own(dev string, d *disk) (string, error) {
 			}
 		}
 	}
-	found := []Found{}
+	found := []disks.Found{}
 	whole, err := probe(d, d.size)
 	if err != nil {
 		return "", err
 	}
 	found = append(found, whole)
-	if t, ok := readTable(d, d.sector); ok {
+	if t, ok := readTable(d); ok {
 		for _, p := range t.parts {
 			f, err := probe(&window{d, int64(p.start) * d.sector}, int64(p.count)*d.sector)
 			if err == nil {
@@ -133,7 +134,7 @@ func (s Setup) partition(c *configs.Storage, name string) error {
 	if err != nil {
 		return err
 	}
-	if have, ok := readTable(d, d.sector); ok && have.kind == t.kind && slices.Equal(have.parts, t.parts) {
+	if have, ok := readTable(d); ok && have.kind == t.kind && slices.Equal(have.parts, t.parts) {
 		return nil
 	}
 	if why, err := s.own(dev, d); err != nil || why != "" {
@@ -162,8 +163,8 @@ func vacant(d *disk, regions []region) error {
 	if err != nil || found.Kind == "" {
 		return err
 	}
-	for _, off := range []int64{0, max(0, d.size-edge)} {
-		have := make([]byte, min(edge, d.size))
+	for _, off := range []int64{0, max(0, d.size-disks.Edge)} {
+		have := make([]byte, min(disks.Edge, d.size))
 		if _, err := d.ReadAt(have, off); err != nil {
 			return err
 		}
@@ -191,12 +192,12 @@ func (s Setup) writeTable(dev string, d *disk, t table, regions []region, wipe b
 	}
 	defer w.Close()
 	if wipe {
-		offs := []int64{0, d.size - edge}
+		offs := []int64{0, d.size - disks.Edge}
 		for _, p := range t.parts {
-			offs = append(offs, int64(p.start)*d.sector, int64(p.start+p.count)*d.sector-edge)
+			offs = append(offs, int64(p.start)*d.sector, int64(p.start+p.count)*d.sector-disks.Edge)
 		}
 		for _, off := range offs {
-			if _, err := w.WriteAt(make([]byte, edge), max(0, off)); err != nil {
+			if _, err := w.WriteAt(make([]byte, disks.Edge), max(0, off)); err != nil {
 				return err
 			}
 		}

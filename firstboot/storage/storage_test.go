@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/firstboot/disks"
 )
 
 func parse(t *testing.T, text string) *configs.Storage {
@@ -167,10 +168,10 @@ func TestForeign(t *testing.T) {
 		overwrite bool
 		want      string
 	}{
-		"a byte at the start": {5, "x", false, "the disk holds data: write overwrite: true if that may be lost"},
-		"a byte at the end":   {16<<20 - 1, "x", false, "the disk holds data: write overwrite: true if that may be lost"},
+		"a byte at the start": {5, "x", false, "the disk holds unknown data: write overwrite: true if that may be lost"},
+		"a byte at the end":   {16<<20 - 1, "x", false, "the disk holds unknown data: write overwrite: true if that may be lost"},
 		"xfs":                 {0, "XFSB", false, "the disk holds xfs: write overwrite: true if that may be lost"},
-		"LVM":                 {512, "LABELONE", false, "the disk holds LVM: write overwrite: true if that may be lost"},
+		"LVM":                 {512, "LABELONE", false, "the disk holds LVM physical volume: write overwrite: true if that may be lost"},
 		"LUKS":                {0, "LUKS\xba\xbe", false, "the disk holds LUKS: write overwrite: true if that may be lost"},
 		"ISO":                 {0x8000, "\x01CD001", false, "the disk holds iso9660: write overwrite: true if that may be lost"},
 		"the boot medium":     {0x8000, "\x01CD001" + strings.Repeat(" ", 34) + "SLIPWAY" + strings.Repeat(" ", 30), true, `it holds iso9660 "SLIPWAY", which is slipway's own`},
@@ -221,7 +222,7 @@ func TestFormat(t *testing.T) {
 			if len(*said) != 1 {
 				t.Errorf("said %q", *said)
 			}
-			if found, err := look(img); err != nil || (found != Found{kind, "DATA-1"}) {
+			if found, err := look(img); err != nil || (found != disks.Found{Kind: kind, Label: "DATA-1"}) {
 				t.Errorf("%v, %v", found, err)
 			}
 			other := alias(t, img, "fs_setup: [{label: OTHER, filesystem: "+kind+", device: img, partition: none}]")
@@ -263,7 +264,7 @@ func TestLoop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parts, _ := readTable(d, d.sector)
+	parts, _ := readTable(d)
 	d.Close()
 	for i, p := range parts.parts {
 		node(t, loop, i+1, p)

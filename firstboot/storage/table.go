@@ -1,12 +1,10 @@
 package storage
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -177,51 +175,4 @@ func guidBytes(s string) []byte {
 		b[i] = byte(n)
 	}
 	return b
-}
-
-func guidText(b []byte) string {
-	le := binary.LittleEndian
-	return fmt.Sprintf("%08X-%04X-%04X-%04X-%012X", le.Uint32(b), le.Uint16(b[4:]), le.Uint16(b[6:]), b[8:10], b[10:16])
-}
-
-// readTable reads the table that a disk has; ok is false without a valid one.
-func readTable(r io.ReaderAt, sector int64) (t table, ok bool) {
-	head := make([]byte, 512)
-	if _, err := r.ReadAt(head, 0); err != nil || head[510] != 0x55 || head[511] != 0xaa {
-		return t, false
-	}
-	le := binary.LittleEndian
-	if head[450] != 0xee {
-		t.kind = "mbr"
-		for i := range 4 {
-			if e := head[446+16*i:]; e[4] != 0 {
-				if e[0]&0x7f != 0 {
-					return t, false // a boot sector's code
-				}
-				t.parts = append(t.parts, part{uint64(le.Uint32(e[8:])), uint64(le.Uint32(e[12:])), fmt.Sprintf("%02X", e[4])})
-			}
-		}
-		return t, true
-	}
-	h := make([]byte, 512)
-	if _, err := r.ReadAt(h, sector); err != nil || string(h[:8]) != "EFI PART" {
-		return t, false
-	}
-	want := le.Uint32(h[16:])
-	clear(h[16:20])
-	count, width := le.Uint32(h[80:]), le.Uint32(h[84:])
-	if crc32.ChecksumIEEE(h[:92]) != want || width < 128 || uint64(count)*uint64(width) > edge {
-		return t, false
-	}
-	entries := make([]byte, count*width)
-	if _, err := r.ReadAt(entries, int64(le.Uint64(h[72:]))*sector); err != nil || crc32.ChecksumIEEE(entries) != le.Uint32(h[88:]) {
-		return t, false
-	}
-	t.kind = "gpt"
-	for e := entries; len(e) > 0; e = e[width:] {
-		if first := le.Uint64(e[32:]); !bytes.Equal(e[:16], make([]byte, 16)) {
-			t.parts = append(t.parts, part{first, le.Uint64(e[40:]) - first + 1, guidText(e)})
-		}
-	}
-	return t, true
 }

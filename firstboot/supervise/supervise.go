@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/logfile"
 )
 
 // Supervisor runs services. Use New.
@@ -42,7 +43,7 @@ type running struct {
 	done   chan struct{} // closed when it is stopped for good
 	up     chan struct{} // closed once it was ready
 	tail   *ring
-	log    *logFile
+	log    *logfile.File
 	mu     sync.Mutex
 	proc   *os.Process
 	starts int
@@ -58,7 +59,7 @@ type Status struct {
 // Add runs a service until Stop, StopAll or the end of ctx, and starts it again
 // whenever it ends. It returns at once.
 func (s *Supervisor) Add(ctx context.Context, svc Service) error {
-	log, err := openLog(filepath.Join(s.dirs.Log, svc.Name+".log"), maxLog)
+	log, err := logfile.Open(filepath.Join(s.dirs.Log, svc.Name+".log"), maxLog, nil)
 	if err != nil {
 		return fmt.Errorf("service %q: %w", svc.Name, err)
 	}
@@ -68,7 +69,7 @@ func (s *Supervisor) Add(ctx context.Context, svc Service) error {
 	defer s.mu.Unlock()
 	if slices.ContainsFunc(s.order, func(o *running) bool { return o.Name == svc.Name }) {
 		cancel()
-		log.close()
+		log.Close()
 		return fmt.Errorf("service %q: there is one already", svc.Name)
 	}
 	s.order = append(s.order, r)
@@ -181,7 +182,7 @@ func (r *running) signal(sig syscall.Signal) {
 // loop runs one service for its whole life.
 func (s *Supervisor) loop(ctx context.Context, r *running) {
 	defer close(r.done)
-	defer r.log.close()
+	defer r.log.Close()
 	row := 0 // ends in a row
 	for ctx.Err() == nil && r.mayStart(ctx) {
 		began := time.Now()
@@ -196,7 +197,7 @@ func (s *Supervisor) loop(ctx context.Context, r *running) {
 		wait := delay(row)
 		s.report(handoff.Event{Step: r.Name, State: handoff.Failed, Code: "SW-SERVICE-EXIT",
 			Text: fmt.Sprintf("%s ended after %.1f s: %s; starting it again in %s", r.Name, time.Since(began).Seconds(), reason(err), wait),
-			Hint: "read " + r.log.path, Data: map[string]any{"lines": lastOf(r.tail.lines(), 5), "restarts": row}})
+			Hint: "read " + r.log.Path(), Data: map[string]any{"lines": lastOf(r.tail.lines(), 5), "restarts": row}})
 		sleep(ctx, wait)
 	}
 }
@@ -272,7 +273,7 @@ func (s *Supervisor) once(ctx context.Context, r *running) error {
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
-		lines(pr, func(l string) { r.tail.add(l); r.log.line(l) })
+		lines(pr, func(l string) { r.tail.add(l); fmt.Fprintln(r.log, l) })
 	}()
 	err = s.children.Wait(cmd)
 	r.mu.Lock()
@@ -333,14 +334,23 @@ func (s *Supervisor) command(r *running) (cmd *exec.Cmd, group *os.File, err err
 	if s.dirs.Cgroup == "" {
 		return cmd, nil, nil
 	}
-	dir := filepath.Join(s.dirs.Cgroup, r.Name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if group, err = Into(cmd, filepath.Join(s.dirs.Cgroup, r.Name)); err != nil {
 		return nil, nil, err
 	}
+	return cmd, group, nil
+}
+
+// Into makes a command start in the control group dir, which is made if need be:
+// what it and its children use is not counted as the caller's. The file is to
+// be closed once the command has been started. It wants SysProcAttr to be set.
+func Into(cmd *exec.Cmd, dir string) (group *os.File, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
 	if group, err = os.Open(dir); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	// CLONE_INTO_CGROUP (clone3(2)): no moment outside its group.
 	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(group.Fd())
-	return cmd, group, nil
+	return group, nil
 }

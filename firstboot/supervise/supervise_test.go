@@ -221,19 +221,43 @@ func TestRingAndLines(t *testing.T) {
 	}
 }
 
-func TestLogRotates(t *testing.T) {
-	p := filepath.Join(t.TempDir(), "x.log")
-	l, err := openLog(p, 10)
+// TestInto starts a command in a group of its own below the first cgroup v2
+// hierarchy of this machine.
+func TestInto(t *testing.T) {
+	raw, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []string{"aaaaaaaaaaaa", "bbbbbbbbbbbb", "c"} {
-		l.line(s)
+	top := ""
+	for l := range strings.Lines(string(raw)) {
+		if f := strings.Fields(l); top == "" && len(f) > 2 && f[2] == "cgroup2" {
+			top = f[1]
+		}
 	}
-	l.close()
-	now, _ := os.ReadFile(p)
-	old, _ := os.ReadFile(p + ".1")
-	if string(now) != "c\n" || string(old) != "bbbbbbbbbbbb\n" {
-		t.Errorf("log %q, older %q", now, old)
+	dir := filepath.Join(top, fmt.Sprintf("slipway-test-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); top == "" || err != nil {
+		t.Skipf("no control group (version 2) can be made here, in %q: %v", top, err)
+	}
+	defer func() {
+		if err := os.Remove(dir); err != nil {
+			t.Errorf("the group is not left empty: %v", err)
+		}
+	}()
+	for range 2 { // the second finds the group there
+		cmd := exec.Command("/bin/cat", "/proc/self/cgroup")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		group, err := Into(cmd, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.Output()
+		group.Close()
+		if err != nil || !strings.Contains(string(out), "/"+filepath.Base(dir)+"\n") {
+			t.Errorf("in %q: %v", out, err)
+		}
+	}
+	cmd := exec.Command("/bin/true")
+	if _, err := Into(cmd, filepath.Join(dir, "cgroup.procs", "x")); err == nil {
+		t.Error("a group below a file")
 	}
 }

@@ -29,6 +29,9 @@ type Cmdline struct {
 	// Pin is slipway.pin=: hex of the SHA-256 of the seed's CA certificate. Without
 	// it only the code that the operator compares tells the right seed.
 	Pin string
+	// Disk is slipway.disk=: GUID of the disk that the node was installed on and
+	// starts from; Slot is slipway.slot=, which of the two systems on it.
+	Disk, Slot string
 	// Events is slipway.events=: "console" (default) or "off".
 	Events string
 	// Until is slipway.until=: stop after this phase and power off; for tests and rehearsals.
@@ -53,6 +56,8 @@ func (c Cmdline) String() string {
 	add("slipway.store", c.Store)
 	add("slipway.seed", c.Seed)
 	add("slipway.pin", c.Pin)
+	add("slipway.disk", c.Disk)
+	add("slipway.slot", c.Slot)
 	add("slipway.events", c.Events)
 	add("slipway.until", c.Until)
 	return strings.Join(append(s, c.Extra...), " ")
@@ -75,13 +80,17 @@ func Parse(s string) (Cmdline, error) {
 			c.Seed = strings.TrimRight(v, "/")
 		case "slipway.pin":
 			c.Pin = strings.ToLower(v)
+		case "slipway.disk":
+			c.Disk = strings.ToLower(v)
+		case "slipway.slot":
+			c.Slot = v
 		case "slipway.events":
 			c.Events = v
 		case "slipway.until":
 			c.Until = v
 		default:
 			if strings.HasPrefix(k, "slipway.") {
-				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.events, slipway.pin, slipway.seed, slipway.store, slipway.until)", f)
+				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.disk, slipway.events, slipway.pin, slipway.seed, slipway.slot, slipway.store, slipway.until)", f)
 			}
 			c.Extra = append(c.Extra, f)
 		}

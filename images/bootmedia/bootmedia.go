@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"sort"
@@ -23,32 +24,57 @@ import (
 // Source finds a file of the loader packages by its path.
 type Source func(path string) (content []byte, err error)
 
-// Loaders are the files and boot entries for one architecture.
+// Loaders are the files and boot entries of a medium.
 type Loaders struct {
 	Files []iso9660.File
 	Boot  iso9660.Boot
 }
 
+// Entry is one architecture that a medium boots.
+type Entry struct {
+	Arch              arch.Arch
+	Kernel, Initramfs string // paths on the medium
+	Cmdline           boot.Cmdline
+	Source            Source // of the loaders
+}
+
 // Make lays out the loaders of a medium that boots the kernel and initramfs at
 // their names in images/boot with the command line. product is for people.
 func Make(a arch.Arch, product string, c boot.Cmdline, src Source) (*Loaders, error) {
+	return Combine(product, []Entry{{a, boot.Kernel, boot.Initramfs, c, src}})
+}
+
+// Combine lays out the loaders of a medium for several architectures. Firmware
+// finds its own by the name (UEFI 2.10 section 3.5.1.1), GRUB its entry by the
+// processor it was built for.
+func Combine(product string, entries []Entry) (*Loaders, error) {
 	l := &Loaders{}
 	l.add(".disk/info", product+"\n") // Debian's signed CD GRUB searches its medium by this file
-	l.add("boot/grub/grub.cfg", grubConfig(product, c))
-	esp, err := efiFiles(a, src)
-	if err != nil {
-		return nil, err
+	l.add("boot/grub/grub.cfg", grubConfig(product, entries))
+	esp := map[string][]byte{}
+	for _, e := range entries {
+		files, err := efiFiles(e.Arch, e.Source)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(esp, files)
 	}
+	var err error
 	if l.Boot.EFI, err = efiImage(esp); err != nil {
 		return nil, fmt.Errorf("EFI system partition: %w", err)
 	}
 	for _, name := range sortedNames(esp) { // also as plain files, for people who copy the medium's files to a FAT stick
 		l.Files = append(l.Files, memory(name, esp[name]))
 	}
-	if a != arch.AMD64 {
-		return l, nil
+	for _, e := range entries {
+		if e.Arch != arch.AMD64 {
+			continue
+		}
+		if err := l.isolinux(e); err != nil {
+			return nil, err
+		}
 	}
-	return l, l.isolinux(c, src)
+	return l, nil
 }
 
 func (l *Loaders) add(name, text string) { l.Files = append(l.Files, memory(name, []byte(text))) }
@@ -58,7 +84,8 @@ func memory(name string, raw []byte) iso9660.File {
 }
 
 // isolinux adds the BIOS loader with its one library.
-func (l *Loaders) isolinux(c boot.Cmdline, src Source) error {
+func (l *Loaders) isolinux(e Entry) error {
+	src := e.Source
 	bios := &iso9660.BIOS{Path: "isolinux/isolinux.bin"}
 	var err error
 	if bios.Image, err = src("usr/lib/ISOLINUX/isolinux.bin"); err != nil {
@@ -72,7 +99,7 @@ func (l *Loaders) isolinux(c boot.Cmdline, src Source) error {
 		return err
 	}
 	l.Files = append(l.Files, memory("isolinux/ldlinux.c32", lib))
-	l.add("isolinux/isolinux.cfg", isolinuxConfig(c))
+	l.add("isolinux/isolinux.cfg", isolinuxConfig(e))
 	l.Boot.BIOS = bios
 	return nil
 }
@@ -100,7 +127,7 @@ func efiFiles(a arch.Arch, src Source) (map[string][]byte, error) {
 // serial is the line that loaders talk on besides the screen: 115200 baud, 8N1.
 const serial = "115200"
 
-func isolinuxConfig(c boot.Cmdline) string {
+func isolinuxConfig(e Entry) string {
 	return fmt.Sprintf(`SERIAL 0 %s
 DEFAULT slipway
 PROMPT 0
@@ -109,23 +136,32 @@ LABEL slipway
   KERNEL /%s
   INITRD /%s
   APPEND %s
-`, serial, boot.Kernel, boot.Initramfs, c)
+`, serial, e.Kernel, e.Initramfs, e.Cmdline)
 }
 
 // grubConfig is read by Debian's signed GRUB from the medium that has
 // /.disk/info. Its built-in modules are fixed: nothing is loaded from the medium.
-func grubConfig(product string, c boot.Cmdline) string {
-	return fmt.Sprintf(`serial --unit=0 --speed=%s
+func grubConfig(product string, entries []Entry) string {
+	s := fmt.Sprintf(`serial --unit=0 --speed=%s
 terminal_input console serial
 terminal_output console serial
 set timeout=0
 set default=0
 search --no-floppy --set=root --label %s
-menuentry %q {
+`, serial, layout.Volume)
+	for _, e := range entries {
+		item := fmt.Sprintf(`menuentry %q {
   linux /%s %s
   initrd /%s
 }
-`, serial, layout.Volume, strings.Map(plain, product), boot.Kernel, c, boot.Initramfs)
+`, strings.Map(plain, product), e.Kernel, e.Cmdline, e.Initramfs)
+		if len(entries) > 1 { // one entry is left, whichever GRUB reads it
+			cpu := map[arch.Arch]string{arch.AMD64: "x86_64", arch.ARM64: "arm64"}[e.Arch]
+			item = fmt.Sprintf("if [ \"$grub_cpu\" = %q ]; then\n%sfi\n", cpu, item)
+		}
+		s += item
+	}
+	return s
 }
 
 // plain keeps what GRUB's quoting leaves alone.

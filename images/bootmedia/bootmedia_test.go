@@ -26,6 +26,46 @@ func source(name string) ([]byte, error) {
 
 var cmdline = boot.Cmdline{Consoles: []string{"tty0", "ttyS0"}, Extra: []string{"quiet"}}
 
+func entry(a arch.Arch, dir string) Entry {
+	return Entry{a, dir + boot.Kernel, dir + boot.Initramfs, cmdline, source}
+}
+
+// One medium for both: firmware of each finds its loader, each loader one entry.
+func TestCombine(t *testing.T) {
+	l, err := Combine("example", []Entry{entry(arch.AMD64, "amd64/"), entry(arch.ARM64, "arm64/")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	texts := map[string]string{}
+	for _, f := range l.Files {
+		names = append(names, f.Path)
+		r, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[f.Path] = string(raw)
+	}
+	if got, want := strings.Join(names, " "), ".disk/info boot/grub/grub.cfg EFI/BOOT/BOOTAA64.EFI EFI/BOOT/BOOTX64.EFI EFI/BOOT/grubaa64.efi EFI/BOOT/grubx64.efi EFI/BOOT/mmaa64.efi EFI/BOOT/mmx64.efi isolinux/ldlinux.c32 isolinux/isolinux.cfg"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if l.Boot.BIOS == nil || len(l.Boot.EFI) == 0 {
+		t.Error("a way in is missing")
+	}
+	for _, want := range []string{"if [ \"$grub_cpu\" = \"x86_64\" ]; then\nmenuentry \"example\" {\n  linux /amd64/boot/vmlinuz ", "if [ \"$grub_cpu\" = \"arm64\" ]; then\nmenuentry \"example\" {\n  linux /arm64/boot/vmlinuz ", "  initrd /arm64/boot/initrd.img\n}\nfi\n"} {
+		if !strings.Contains(texts["boot/grub/grub.cfg"], want) {
+			t.Errorf("grub.cfg lacks %q:\n%s", want, texts["boot/grub/grub.cfg"])
+		}
+	}
+	if !strings.Contains(texts["isolinux/isolinux.cfg"], "KERNEL /amd64/boot/vmlinuz\n  INITRD /amd64/boot/initrd.img\n") {
+		t.Errorf("isolinux.cfg:\n%s", texts["isolinux/isolinux.cfg"])
+	}
+}
+
 func TestMakeNamesForEachArchitecture(t *testing.T) {
 	for a, want := range map[arch.Arch]string{
 		arch.AMD64: ".disk/info boot/grub/grub.cfg EFI/BOOT/BOOTX64.EFI EFI/BOOT/grubx64.efi EFI/BOOT/mmx64.efi isolinux/ldlinux.c32 isolinux/isolinux.cfg",
@@ -86,10 +126,10 @@ func TestEFIImageIsReproducibleAndReadable(t *testing.T) {
 }
 
 func TestConfigs(t *testing.T) {
-	if got, want := isolinuxConfig(cmdline), "  APPEND console=tty0 console=ttyS0 quiet\n"; !strings.Contains(got, want) {
+	if got, want := isolinuxConfig(entry(arch.AMD64, "")), "  APPEND console=tty0 console=ttyS0 quiet\n"; !strings.Contains(got, want) {
 		t.Errorf("isolinux.cfg:\n%s", got)
 	}
-	if got := grubConfig("a \"b\" $c\n", cmdline); !strings.Contains(got, `menuentry "a b c" {`) || !strings.Contains(got, "linux /boot/vmlinuz console=tty0 console=ttyS0 quiet\n") {
+	if got := grubConfig("a \"b\" $c\n", []Entry{entry(arch.AMD64, "")}); !strings.Contains(got, `menuentry "a b c" {`) || !strings.Contains(got, "linux /boot/vmlinuz console=tty0 console=ttyS0 quiet\n") {
 		t.Errorf("grub.cfg:\n%s", got)
 	}
 }

@@ -39,3 +39,28 @@ func TestNetwork(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestDisk(t *testing.T) {
+	for a, want := range map[arch.Arch]string{
+		arch.AMD64: "isohdpfx.bin isolinux.bin ldlinux.c32 shimx64.efi mmx64.efi grubx64.efi",
+		arch.ARM64: "shimaa64.efi mmaa64.efi grubaa64.efi",
+	} {
+		all, err := Disk(a, func(name string) ([]byte, error) { return []byte(name), nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, l := range all {
+			names = append(names, l.Name)
+			if strings.HasPrefix(l.Name, "grub") && !strings.HasSuffix(string(l.Content), "-efi-signed/grub"+a.EFI()+".efi.signed") {
+				t.Errorf("%s is %s: only the build without a suffix reads the disk it came from", l.Name, l.Content)
+			}
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("%s:\ngot  %s\nwant %s", a, got, want)
+		}
+	}
+	if _, err := Disk("riscv64", source); err == nil || err.Error() != "no disk loader for riscv64" {
+		t.Errorf("got %v", err)
+	}
+}

@@ -4,6 +4,8 @@
 // It does not write or read any medium.
 package layout
 
+import "strings"
+
 // Names on every medium that holds a bundle: an ISO, a netboot directory and a
 // node's disk have the same tree below Dir.
 const (
@@ -24,6 +26,17 @@ const (
 	Seed = Dir + "/nocloud"
 )
 
+// For is where a file of one architecture is on a combined medium: below the
+// architecture's name, as the seed serves it (amd64/slipway/manifest.json,
+// arm64/boot/vmlinuz). A blob has its digest for a name and config is the
+// site's: both are for all, where they are on every medium.
+func For(arch, name string) string {
+	if strings.HasPrefix(name, Blobs+"/") || strings.HasPrefix(name, Seed+"/") {
+		return name
+	}
+	return arch + "/" + name
+}
+
 // Cluster is the file that makes a machine the site's seed, beside user-data.
 const Cluster = "cluster.yaml"
 
@@ -41,6 +54,9 @@ const (
 	// ModulesAlias and ModulesDep are the text indexes below /usr/lib/modules/<release>/.
 	ModulesDep   = "modules.dep"
 	ModulesAlias = "modules.alias"
+	// Mke2fs and E2fsck make and check a node's own file systems, in the initramfs.
+	Mke2fs = "usr/sbin/mke2fs"
+	E2fsck = "usr/sbin/e2fsck"
 	// Manifests holds Kubernetes manifests applied after kubeadm init, in file-name order.
 	Manifests = "usr/lib/slipway/manifests"
 	// CNIBin holds CNI plugins.

@@ -22,6 +22,7 @@ import (
 
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/bundle/store"
+	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/images/boot"
 	"slipway.dev/slipway/images/isofs"
 	"slipway.dev/slipway/images/layout"
@@ -30,12 +31,38 @@ import (
 // maxManifest bounds manifest.json; one for 100 GB of blobs has 2 MB.
 const maxManifest = 64 << 20
 
-// Medium is an ISO or a netboot directory.
+// Medium is an ISO or a netboot directory, or one architecture's part of it.
 type Medium struct {
 	name  string
 	image *isofs.Image // nil for a directory
 	file  *os.File
 	root  *os.Root
+	arch  arch.Arch // of a part of a combined medium; names are those of a medium of its own
+}
+
+// Parts are the media of one architecture each that m consists of: m itself, or
+// the parts of a combined one. They are open for as long as m is.
+func (m *Medium) Parts() ([]*Medium, error) {
+	var out []*Medium
+	for _, a := range arch.All() {
+		part := *m
+		part.arch = a
+		f, _, err := part.Open(layout.Manifest)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+		out = append(out, &part)
+	}
+	if out == nil {
+		return []*Medium{m}, nil
+	}
+	return out, nil
 }
 
 // Open opens an ISO file or a directory that holds layout.Dir.
@@ -85,6 +112,9 @@ func (section) Close() error { return nil }
 // Open finds a file by its path on the medium and returns it with its size in
 // bytes; fs.ErrNotExist when there is none.
 func (m *Medium) Open(name string) (File, int64, error) {
+	if m.arch != "" {
+		name = layout.For(string(m.arch), name)
+	}
 	if m.root == nil {
 		f, ok := m.image.Files[name]
 		if !ok {
@@ -132,6 +162,9 @@ func (m *Medium) Manifest(pub ed25519.PublicKey) (*lock.Manifest, error) {
 	man, err := lock.Open(pub, raw, sig)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.name, err)
+	}
+	if m.arch != "" && man.Arch != m.arch {
+		return nil, fmt.Errorf("%s: the manifest for %s is one for %s", m.name, m.arch, man.Arch)
 	}
 	return man, nil
 }

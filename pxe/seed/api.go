@@ -33,7 +33,8 @@ const (
 
 // Approval lets a machine become a node.
 type Approval struct {
-	Code string `json:"code,omitempty"` // what its screen shows; compared when given
+	Code string   `json:"code,omitempty"` // what its screen shows; compared when given
+	Wipe []string `json:"wipe,omitempty"` // configs.DiskNames of disks that may lose what they hold, this once
 }
 
 // Rejection refuses a machine.
@@ -70,6 +71,7 @@ const (
 	codeRule      = "SW-ENROL-RULE"      // no rule fits
 	codeName      = "SW-ENROL-NAME"      // a name or role that cannot be
 	codeConfig    = "SW-ENROL-CONFIG"    // cluster.yaml makes no config
+	codeDisk      = "SW-ENROL-DISK"      // consent for a disk that is not there
 	codeNotYours  = "SW-ENROL-ROLE"      // another node's business
 	codeJoin      = "SW-ENROL-JOIN"      // the API server did not do it
 	codeState     = "SW-ENROL-STATE"     // the seed's disk

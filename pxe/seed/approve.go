@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -104,8 +105,9 @@ func plainCode(s string) string {
 }
 
 // Approve lets a machine become a node. A code that is given must be the one it
-// shows.
-func (s *Seed) Approve(ref, code string) (Machine, error) {
+// shows. Wipe names disks of the machine that may lose what they hold: this
+// enrolment's config says so, and no later one's.
+func (s *Seed) Approve(ref, code string, wipe ...string) (Machine, error) {
 	var m Machine
 	err := s.do(func(c *change) error {
 		r, e, err := c.find(ref)
@@ -124,7 +126,7 @@ func (s *Seed) Approve(ref, code string) (Machine, error) {
 		}
 		if e.Phase == granted {
 			m = r.Machine
-			return nil
+			return c.consent(r, e, r.Rule, wipe)
 		}
 		if e.Phase != revealed && e.Phase != refused {
 			return s.turnedDown(e)
@@ -136,6 +138,13 @@ func (s *Seed) Approve(ref, code string) (Machine, error) {
 			return refusal(codeDouble, "reject the wrong one by its code", "%s", double(e, append(same, like...)))
 		}
 		e.Compared = compared
+		slot, err := c.room(r, &e.Facts)
+		if err == nil {
+			err = c.consent(r, e, slot.rule, wipe)
+		}
+		if err != nil {
+			return err
+		}
 		if err := c.grant(r, e, "by the operator"); err != nil {
 			return err
 		}
@@ -143,6 +152,42 @@ func (s *Seed) Approve(ref, code string) (Machine, error) {
 		return nil
 	})
 	return m, err
+}
+
+// consent notes disks that may lose what they hold.
+func (c *change) consent(r *record, e *enrolment, rule string, wipe []string) error {
+	if len(wipe) == 0 {
+		return nil
+	}
+	if i := c.s.cluster.Spec.InstallOf(rule); len(i.Disk) == 0 {
+		return refusal(codeDisk, "approve it without --wipe, or say under spec.install of cluster.yaml which disk it goes to",
+			"cluster.yaml installs it on no disk: nothing would be lost")
+	}
+	var kept []string
+	for _, name := range wipe {
+		if err := configs.CheckDiskName(name); err != nil {
+			return refusal(codeDisk, "", "%s", clean(err.Error(), 200))
+		}
+		i := slices.IndexFunc(e.Facts.Disks, func(d handoff.Disk) bool { return configs.Called(name, d.Serial, d.WWN, d.Path) })
+		if i < 0 {
+			return refusal(codeDisk, "look what they hold: slipway disks "+r.ID, "%s has no disk %q: it has %s", r.ID, name, diskNames(e.Facts.Disks))
+		}
+		if d := e.Facts.Disks[i]; !slices.Contains(e.Wipe, name) && !slices.Contains(kept, name) {
+			kept = append(kept, name)
+			c.step(r.ID, StageEnrol, handoff.Running, "the operator lets disk %s (%s) lose what it holds: %s", d.Name, name, clean(cmp.Or(strings.Join(d.Holds, "; "), "nothing"), 300))
+		}
+	}
+	e.Wipe = slices.Concat(e.Wipe, kept)
+	return nil
+}
+
+// diskNames are the names by which disks can be told to lose what they hold.
+func diskNames(all []handoff.Disk) string {
+	var out []string
+	for _, d := range all {
+		out = append(out, fmt.Sprintf("%s (%s)", cmp.Or(d.Serial, d.WWN, d.Path, "no name"), d.Name))
+	}
+	return cmp.Or(strings.Join(out, ", "), "none")
 }
 
 // Reject refuses a machine, or the one of two that has the code.

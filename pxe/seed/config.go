@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
@@ -51,7 +52,11 @@ func (c *change) config(key string) (conf handoff.Config, wait handoff.Standing,
 	if same, like := c.rivals(e); len(same) > 0 || len(like) > 0 && !e.Compared {
 		return conf, handoff.Standing{State: "waiting", Text: double(e, append(same, like...))}, nil
 	}
-	n := render.Node{Name: e.Name, Role: e.Role, Instance: instance(e), Endpoint: c.s.cluster.Spec.Endpoint, Time: c.s.o.times()}
+	n := render.Node{Name: e.Name, Role: e.Role, Instance: instance(e), Endpoint: c.s.cluster.Spec.Endpoint, Time: c.s.o.times(), Wipe: e.Wipe}
+	if r := c.peekMachine(e.Machine); r != nil {
+		n.Rule = r.Rule
+	}
+	n.Lease = c.s.lease(e.Source)
 	if n.Role == configs.RoleWorker {
 		if n.Endpoint = c.endpoint(); n.Endpoint == "" {
 			return conf, handoff.Standing{State: "approved", Text: fmt.Sprintf("approved as %s; waiting for a control plane to be approved", e.Name)}, nil
@@ -63,4 +68,14 @@ func (c *change) config(key string) (conf handoff.Config, wait handoff.Standing,
 		return conf, wait, refusal(codeConfig, "look at cluster.yaml at the seed", "the seed cannot make the config of %s", e.Name)
 	}
 	return conf, wait, nil
+}
+
+// lease is the one that this seed gave an address by, zero when it did not.
+func (s *Seed) lease(at netip.Addr) render.Lease {
+	dhcp := s.cluster.Spec.Seed.DHCP
+	mac, ok := s.leases.holder(at)
+	if !ok || !dhcp.Subnet.Contains(at) {
+		return render.Lease{}
+	}
+	return render.Lease{MAC: mac.String(), Address: netip.PrefixFrom(at, dhcp.Subnet.Bits()), Router: dhcp.Router, DNS: dhcp.DNS}
 }

@@ -54,6 +54,7 @@ type enrolment struct {
 	Role     configs.Role  `json:"role,omitempty"`
 	Name     string        `json:"name,omitempty"`
 	Began    time.Time     `json:"began"`
+	Wipe     []string      `json:"wipe,omitempty"` // disks that the operator lets lose what they hold, this once
 }
 
 func (e *enrolment) same(o *enrolment) bool { return reflect.DeepEqual(e, o) }
@@ -418,7 +419,7 @@ func (c *change) grant(r *record, e *enrolment, how string) error {
 	if err != nil {
 		return err
 	}
-	n := render.Node{Name: slot.name, Role: slot.role, Instance: instance(e), Endpoint: cmp.Or(c.endpoint(), "192.0.2.1"), Time: c.s.o.times()}
+	n := render.Node{Name: slot.name, Role: slot.role, Instance: instance(e), Endpoint: cmp.Or(c.endpoint(), "192.0.2.1"), Time: c.s.o.times(), Rule: slot.rule, Wipe: e.Wipe}
 	if _, err := render.Config(c.s.cluster, n); err != nil {
 		return refusal(codeConfig, "correct cluster.yaml and start the seed again", "%s", err)
 	}
@@ -426,6 +427,9 @@ func (c *change) grant(r *record, e *enrolment, how string) error {
 		if o := c.peek(key); o != nil && key != e.Key && o.Machine == r.ID && (o.Phase == used || o.Phase == granted) {
 			c.enrolment(key).Phase = replaced
 		}
+	}
+	if r.Node != e.Key {
+		r.Disk = "" // it is about to be written
 	}
 	r.Name, r.Role, r.Rule, r.Node, r.Refused = slot.name, slot.role, slot.rule, e.Key, ""
 	e.Phase, e.Name, e.Role, e.Reason = granted, slot.name, slot.role, ""

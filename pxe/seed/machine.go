@@ -7,12 +7,16 @@
 package seed
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/pxe"
 )
 
 // State is how far a machine is.
@@ -44,6 +48,7 @@ type Machine struct {
 	Key      string         `json:"key,omitempty"`      // KeyID of the node's key
 	Code     string         `json:"code,omitempty"`     // to compare, while it waits
 	HostKeys string         `json:"hostkeys,omitempty"` // handoff.Event.HostKeys with spaces between: whom `slipway logs` may believe
+	Disk     string         `json:"disk,omitempty"`     // GUID of the disk that it was installed on and starts from
 	Trust    string         `json:"trust,omitempty"`    // L0 to L3, see docs/trust.md
 	Reason   string         `json:"reason,omitempty"`
 	First    time.Time      `json:"first"`
@@ -108,4 +113,53 @@ type Status struct {
 	Counters any          `json:"counters"` // of the wire servers
 	Trust    string       `json:"trust"`    // the level all claims here need
 	Verdict  *Verdict     `json:"verdict,omitempty"`
+}
+
+// mostHolds is how much of what a disk holds is kept.
+const mostHolds = 12
+
+// tidy refuses facts that cannot be and cuts what is too long to show.
+func tidy(f *handoff.Facts) error {
+	if _, err := arch.Parse(string(f.Arch)); err != nil {
+		return refusal(codeFacts, "", "%s", clean(err.Error(), 200))
+	}
+	if len(f.MACs) > 64 || len(f.Disks) > 256 || f.Memory < 0 || f.CPUs < 0 {
+		return refusal(codeFacts, "", "a machine with %d cards, %d disks, %d CPUs and %d bytes of memory", len(f.MACs), len(f.Disks), f.CPUs, f.Memory)
+	}
+	if f.Boot != "" {
+		f.MACs = append(f.MACs, f.Boot)
+	}
+	var macs []string
+	for _, text := range f.MACs {
+		m, err := pxe.ParseMAC(text)
+		if err != nil || m[0]&1 != 0 || m == (pxe.MAC{}) {
+			return refusal(codeFacts, "", "%q is not the MAC of a card", clean(text, 32))
+		}
+		macs = append(macs, m.String())
+	}
+	if len(macs) == 0 {
+		return refusal(codeFacts, "check that a network card has a driver", "a machine without a network card")
+	}
+	if f.Boot != "" {
+		f.Boot = macs[len(macs)-1]
+	}
+	slices.Sort(macs)
+	f.MACs = slices.Compact(macs)
+	for _, t := range []*string{&f.Vendor, &f.Product, &f.Serial, &f.UUID, &f.Firmware, &f.Medium, &f.Bundle} {
+		*t = clean(*t, 128)
+	}
+	f.UUID = strings.ToLower(f.UUID)
+	for i := range f.Disks {
+		d := &f.Disks[i]
+		for _, t := range []*string{&d.Name, &d.Model, &d.Serial, &d.WWN, &d.Type, &d.Path} {
+			*t = clean(*t, 128)
+		}
+		if len(d.Holds) > mostHolds {
+			d.Holds = append(d.Holds[:mostHolds-1:mostHolds-1], fmt.Sprintf("%d more", len(d.Holds)-mostHolds+1))
+		}
+		for j := range d.Holds {
+			d.Holds[j] = clean(d.Holds[j], 128)
+		}
+	}
+	return nil
 }

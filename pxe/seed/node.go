@@ -12,14 +12,11 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
 	"slipway.dev/slipway/configs"
-	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/configs/handoff"
-	"slipway.dev/slipway/pxe"
 )
 
 // peer is the node behind a request.
@@ -170,46 +167,6 @@ func (s *Seed) serveHello(_ context.Context, p peer, body io.Reader) (reply, err
 	return reply{http.StatusOK, handoff.Welcome{Cluster: s.cluster.Metadata.Name, Nonce: hex.EncodeToString(nonce), Time: s.now()}}, nil
 }
 
-// tidy refuses facts that cannot be and cuts what is too long to show.
-func tidy(f *handoff.Facts) error {
-	if _, err := arch.Parse(string(f.Arch)); err != nil {
-		return refusal(codeFacts, "", "%s", clean(err.Error(), 200))
-	}
-	if len(f.MACs) > 64 || len(f.Disks) > 256 || f.Memory < 0 || f.CPUs < 0 {
-		return refusal(codeFacts, "", "a machine with %d cards, %d disks, %d CPUs and %d bytes of memory", len(f.MACs), len(f.Disks), f.CPUs, f.Memory)
-	}
-	if f.Boot != "" {
-		f.MACs = append(f.MACs, f.Boot)
-	}
-	var macs []string
-	for _, text := range f.MACs {
-		m, err := pxe.ParseMAC(text)
-		if err != nil || m[0]&1 != 0 || m == (pxe.MAC{}) {
-			return refusal(codeFacts, "", "%q is not the MAC of a card", clean(text, 32))
-		}
-		macs = append(macs, m.String())
-	}
-	if len(macs) == 0 {
-		return refusal(codeFacts, "check that a network card has a driver", "a machine without a network card")
-	}
-	if f.Boot != "" {
-		f.Boot = macs[len(macs)-1]
-	}
-	slices.Sort(macs)
-	f.MACs = slices.Compact(macs)
-	for _, t := range []*string{&f.Vendor, &f.Product, &f.Serial, &f.UUID, &f.Firmware, &f.Medium, &f.Bundle} {
-		*t = clean(*t, 128)
-	}
-	f.UUID = strings.ToLower(f.UUID)
-	for i := range f.Disks {
-		d := &f.Disks[i]
-		for _, t := range []*string{&d.Name, &d.Model, &d.Serial, &d.WWN, &d.Type} {
-			*t = clean(*t, 128)
-		}
-	}
-	return nil
-}
-
 func (s *Seed) serveReveal(_ context.Context, p peer, body io.Reader) (reply, error) {
 	var r handoff.Reveal
 	if err := read(body, &r); err != nil {
@@ -315,7 +272,7 @@ func (s *Seed) serveEvents(_ context.Context, p peer, body io.Reader) (reply, er
 			continue // a stranger that fills everybody's timeline
 		}
 		s.told(r, here, ev, now)
-		r.hostKeys(p.key, ev)
+		s.believe(r, p.key, ev)
 	}
 	s.dirty[r.ID] = true
 	return reply{status: http.StatusNoContent}, nil

@@ -24,11 +24,11 @@ import (
 
 // Options are what a seed is given besides cluster.yaml. All may be zero.
 type Options struct {
-	Clock    func() time.Time // wall clock; nil: time.Now
-	Log      *slog.Logger     // nil: silent
-	Kube     Kube             // nil: no node can join
-	Manifest *lock.Manifest   // of the bundle that is served
-	Address  netip.Prefix     // on the wire it serves; nodes take the time from it
+	Clock   func() time.Time // wall clock; nil: time.Now
+	Log     *slog.Logger     // nil: silent
+	Kube    Kube             // nil: no node can join
+	Media   []*lock.Manifest // of the bundle that is served, one per architecture
+	Address netip.Prefix     // on the wire it serves; nodes take the time from it
 }
 
 func (o Options) times() []netip.Addr {
@@ -67,6 +67,7 @@ type Seed struct {
 	joining sync.Mutex    // one request to the API server at a time
 
 	known sync.Map // ID of every machine that was let in, for Known
+	local sync.Map // MAC of every card of a machine that starts from its own disk, for Local
 
 	write sync.Mutex // held over every write to disk; taken before mu
 	mu    sync.Mutex // of all below
@@ -131,6 +132,7 @@ func Open(dir string, c *configs.Cluster, o Options) (*Seed, error) {
 		if r.ours() {
 			s.known.Store(id, struct{}{})
 		}
+		s.starts(r)
 	}
 	s.mu.Lock()
 	s.rewatch()
@@ -287,9 +289,10 @@ func (s *Seed) Status() Status {
 	s.drain()
 	st := Status{Cluster: s.cluster.Metadata.Name, Address: s.o.Address, Pin: s.Pin(), Approve: string(s.cluster.Spec.Seed.Approve),
 		Started: s.started, Machines: len(s.machines), Trust: "L0", Arch: []arch.Arch{}, Foreign: []string{}}
-	if m := s.o.Manifest; m != nil {
-		st.Bundle, st.Arch = fmt.Sprintf("%s %d", m.Name, m.Serial), []arch.Arch{m.Arch}
+	for _, m := range s.o.Media { // boot.New wants them of one bundle
+		st.Bundle, st.Arch = fmt.Sprintf("%s %d", m.Name, m.Serial), append(st.Arch, m.Arch)
 	}
+	slices.Sort(st.Arch)
 	if s.armedNow() {
 		st.Armed = s.armedTo.Round(0)
 	}

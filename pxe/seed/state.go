@@ -334,6 +334,7 @@ func (c *change) install() {
 		} else {
 			s.known.Delete(id)
 		}
+		s.starts(r)
 	}
 	if v, ok := c.meta[metaCluster]; ok {
 		s.reached, _ = v.(*handoff.Cluster)
@@ -409,6 +410,14 @@ func (l *leases) All() ([]pxe.Lease, error) {
 	}
 	slices.SortFunc(all, func(a, b pxe.Lease) int { return a.Addr.Compare(b.Addr) })
 	return all, nil
+}
+
+// holder is who has an address, whether or not its time has run out since.
+func (l *leases) holder(a netip.Addr) (pxe.MAC, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r, ok := l.byAddr[a.Unmap()]
+	return r.lease.MAC, ok
 }
 
 // Put records a lease and syncs it.

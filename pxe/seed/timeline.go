@@ -401,10 +401,18 @@ func (r *record) progress(e handoff.Event) {
 	r.Total = max(r.Total, r.Done)
 }
 
-// hostKeys believes a node, and nobody who only says to be its machine.
-func (r *record) hostKeys(key string, e handoff.Event) {
-	if k := e.HostKeys(); k != nil && r.Node == key {
+// believe takes from a node, and from nobody who only says to be its machine,
+// its host keys and that its disk is complete.
+func (s *Seed) believe(r *record, key string, e handoff.Event) {
+	if r.Node != key {
+		return
+	}
+	if k := e.HostKeys(); k != nil {
 		r.HostKeys = strings.Join(k, " ")
+	}
+	if disk, ok := e.Data[dataDisk].(string); ok && e.Phase == "install" && e.Step == "active" && e.State == handoff.Done {
+		r.Disk = clean(disk, maxText)
+		s.starts(r)
 	}
 }
 
@@ -420,4 +428,32 @@ func (s *Seed) alarm(name, text string) {
 	}
 	s.mu.Unlock()
 	s.Record(st)
+}
+
+// dataDisk names the GUID of a node's disk in the event that says that the
+// machine starts from it: phase install, step active.
+const dataDisk = "disk"
+
+// starts keeps Local's answers for a machine.
+func (s *Seed) starts(r *record) {
+	macs := []string{r.ID}
+	if r.Facts != nil {
+		macs = append(macs, r.Facts.MACs...)
+	}
+	for _, m := range macs {
+		if r.Disk != "" && r.ours() {
+			s.local.Store(m, r.Disk)
+		} else {
+			s.local.Delete(m)
+		}
+	}
+}
+
+// Local says that a machine starts from its own disk, and from which: firmware
+// that asks the network first gets an address and nothing to start, and goes on
+// to the disk. It is called for every packet: it takes no lock and does no I/O.
+func (s *Seed) Local(m pxe.Machine) (disk string, ok bool) {
+	v, ok := s.local.Load(m.MAC.String())
+	disk, _ = v.(string)
+	return disk, ok
 }

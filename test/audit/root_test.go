@@ -23,18 +23,31 @@ import (
 	"slipway.dev/slipway/images/rootfs"
 )
 
-const (
-	source  = "../.."
-	example = source + "/configs/examples/bundle.yaml"
-	made    = source + "/out/test/slipway.lock" // left by the build of the ISOs that tests boot
+const source = "../.."
+
+// root is one architecture of a bundle.
+type root struct {
+	file, lock string // left, or used, by the build of the ISOs that tests boot
+	arch       arch.Arch
+}
+
+var (
+	example = root{source + "/configs/examples/bundle.yaml", source + "/out/test/slipway.lock", arch.AMD64}
+	second  = root{source + "/out/test/both/config/bundle.yaml", source + "/out/test/both.lock", arch.ARM64}
 )
 
 var machines = map[arch.Arch]elf.Machine{arch.AMD64: elf.EM_X86_64, arch.ARM64: elf.EM_AARCH64}
 
 // TestExampleRoot: nothing is wrong with the example's root that nobody looked
 // at, and what images/audit takes for sound does start.
-func TestExampleRoot(t *testing.T) {
-	p, scripts := assembled(t)
+func TestExampleRoot(t *testing.T) { example.test(t) }
+
+// TestARM64Root is the same for the other architecture, whose programs this
+// machine starts under emulation.
+func TestARM64Root(t *testing.T) { second.test(t) }
+
+func (r root) test(t *testing.T) {
+	p, scripts := r.assembled(t)
 	found := audit.Check(p.System, machines[p.Content.Arch])
 	t.Run("check", func(t *testing.T) {
 		rest, unused := audit.Unexpected(found, audit.Reviewed())
@@ -67,10 +80,10 @@ func present(t *rootfs.Tree, a audit.Accepted) bool {
 	return found
 }
 
-// assembled lays out the example's images from what is in the cache alone, and
+// assembled lays out a root's images from what is in the cache alone, and
 // skips the test when too little is there. scripts are the maintainer scripts
 // of the root's packages.
-func assembled(t *testing.T) (p *images.Plan, scripts map[string][]string) {
+func (r root) assembled(t *testing.T) (p *images.Plan, scripts map[string][]string) {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -81,14 +94,17 @@ func assembled(t *testing.T) (p *images.Plan, scripts map[string][]string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := bundle.Options{File: example, Lock: made, Cache: cache, Source: here, AptDir: "/etc/apt", Offline: true,
+	if _, err := os.Stat(r.file); err != nil {
+		t.Skipf("no bundle for %s (go run ./test/run -isos makes it): %v", r.arch, err)
+	}
+	o := bundle.Options{File: r.file, Lock: r.lock, Cache: cache, Source: here, AptDir: "/etc/apt", Offline: true,
 		Log: slog.New(slog.DiscardHandler), Report: func(string, int64, int64) {}}
 	proj, err := bundle.Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := locked(t, proj)
-	parts, err := proj.Fetch(t.Context(), l, proj.Bundle.Spec.Architectures[0])
+	l := r.locked(t, proj)
+	parts, err := proj.Fetch(t.Context(), l, r.arch)
 	if bundle.IsMissing(err) {
 		t.Skipf("the cache is cold: %v", err)
 	}
@@ -115,7 +131,7 @@ func assembled(t *testing.T) (p *images.Plan, scripts map[string][]string) {
 
 // locked reads the lock of the tests; without one it makes its own, for which
 // everything must be in the cache already.
-func locked(t *testing.T, proj *bundle.Project) *lock.Lock {
+func (r root) locked(t *testing.T, proj *bundle.Project) *lock.Lock {
 	t.Helper()
 	l, err := proj.Locked()
 	var stale *bundle.StaleError
@@ -128,7 +144,7 @@ func locked(t *testing.T, proj *bundle.Project) *lock.Lock {
 	proj.Lock = filepath.Join(t.TempDir(), "slipway.lock")
 	l, err = proj.MakeLock(t.Context())
 	if err != nil {
-		t.Skipf("no lock for the example (go run ./test/run -isos makes %s), and none can be made: %v", made, err)
+		t.Skipf("no lock for the example (go run ./test/run -isos makes %s), and none can be made: %v", r.lock, err)
 	}
 	return l
 }

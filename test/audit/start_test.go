@@ -42,8 +42,8 @@ func startAll(t *testing.T, p *images.Plan, found []audit.Finding) {
 	if os.Geteuid() != 0 {
 		t.Skip("not root: chroot and namespaces need it")
 	}
-	if p.Content.Arch.Go() != runtime.GOARCH {
-		t.Skipf("the example is for %s and this machine is %s", p.Content.Arch, runtime.GOARCH)
+	if err := emulate(t, p.Content.Arch); err != nil {
+		t.Skipf("the root is for %s and this machine is %s: %v", p.Content.Arch, runtime.GOARCH, err)
 	}
 	root := t.TempDir()
 	begin := time.Now()

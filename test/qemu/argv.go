@@ -121,49 +121,6 @@ func (a *args) port(device string) string {
 	return fmt.Sprintf("%s,bus=ide.%d", device, a.sata-1)
 }
 
-// drive renders a disk; a negative index is never booted from.
-func (a *args) drive(id string, d Drive, index int) {
-	format := d.Format
-	if format == "" {
-		format = "raw"
-	}
-	ro := ""
-	if d.ReadOnly {
-		ro = "readonly=on,"
-	}
-	a.add("-drive", fmt.Sprintf("if=none,id=%s,%sformat=%s,discard=unmap,file=%s", id, ro, format, escape(d.Path)))
-	var dev string
-	serial := d.Serial
-	switch d.Bus {
-	case SATA:
-		dev = a.port("ide-hd")
-	case NVMe:
-		dev = "nvme"
-		if serial == "" {
-			serial = id // the device demands one
-		}
-	case USBBus:
-		if !a.xhci {
-			a.xhci = true
-			a.add("-device", "qemu-xhci,id=xhci")
-		}
-		dev = "usb-storage,bus=xhci.0,removable=on"
-	default:
-		dev = "virtio-blk-pci"
-	}
-	dev += ",drive=" + id
-	if index >= 0 {
-		dev += fmt.Sprintf(",bootindex=%d", index)
-	}
-	if serial != "" {
-		dev += ",serial=" + escape(serial)
-	}
-	if d.BlockSize != 0 {
-		dev += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.BlockSize, d.BlockSize)
-	}
-	a.add("-device", dev)
-}
-
 // nics renders the network cards. An empty romfile takes the boot ROM away,
 // without which SeaBIOS and OVMF leave the card alone.
 func (a *args) nics(m Machine) {

@@ -52,6 +52,18 @@ func TestArgvGolden(t *testing.T) {
 	}, everything)
 }
 
+// TestDriveGolden: disks that are recorded, that fail, that somebody serves.
+func TestDriveGolden(t *testing.T) {
+	fail := []Fault{{On: OnWrite, At: 1 << 20, Once: true}, {On: OnRead, At: -1, Errno: 28}}
+	golden(t, "drives", Machine{Disks: []Drive{
+		{Path: "a,1.img", Log: "a,1.log", Serial: "A"},
+		{Path: "b.img", Log: "b.log", Bus: NVMe, BlockSize: 4096, Faults: fail},
+		{Path: "c.qcow2", Format: "qcow2", Bus: SATA, Faults: fail[:1]},
+		{Path: "d.sock", Format: NBD},
+		{Path: "e.sock", Format: NBD, Log: "e.log"},
+	}}, Files{Emulator: "qemu", Console: "run/console.sock", QMP: "run/qmp.sock"})
+}
+
 func golden(t *testing.T, name string, m Machine, f Files) {
 	t.Helper()
 	var got strings.Builder

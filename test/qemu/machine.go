@@ -104,31 +104,6 @@ func Kernel(kernel, initrd, cmdline string) Boot {
 // Network boots from the NICs' ROMs, or UEFI's own network stack.
 func Network() Boot { return Boot{kind: bootNetwork} }
 
-// Bus is how a drive is attached.
-type Bus string
-
-// The buses a Drive can be on.
-const (
-	Virtio Bus = "virtio"
-	SATA   Bus = "sata" // amd64 only
-	NVMe   Bus = "nvme"
-	USBBus Bus = "usb"
-)
-
-// Drive is a disk besides the boot medium.
-type Drive struct {
-	Path string
-	// Size creates a sparse raw file of so many bytes when Path does not exist.
-	Size   int64
-	Format string // "raw" when empty
-	Bus    Bus    // Virtio when empty
-	// Serial is what the guest reads as the disk's serial number.
-	Serial string
-	// BlockSize is the logical and physical sector size, 512 when 0.
-	BlockSize int
-	ReadOnly  bool
-}
-
 // withDefaults fills what was left empty.
 func (m Machine) withDefaults() Machine {
 	if m.Name == "" {

@@ -141,21 +141,6 @@ func (v *VM) prepare(f *Files) (err error) {
 	return nil
 }
 
-// create makes the disk's file when it does not exist and a size is given.
-func (d Drive) create() error {
-	if d.Size == 0 {
-		return nil
-	}
-	f, err := os.OpenFile(d.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Truncate(d.Size), f.Close())
-}
-
 // listen is there before the emulator starts, so that nothing the guest prints
 // is lost.
 func listen(dir, name string) (net.Listener, error) {

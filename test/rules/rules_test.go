@@ -60,7 +60,7 @@ func TestImports(t *testing.T) {
 		"images":  {"images", "configs", "bundle/lock", "bundle/store", "bundle/deb"},
 		"overlay": {"overlay", "images/rootfs", "bundle/lock", "configs/arch"},
 		// The node knows the contracts about media and command lines, never how they are made.
-		"firstboot": {"firstboot", "configs", "bundle/lock", "bundle/store", "images/boot", "images/layout"},
+		"firstboot": {"firstboot", "configs", "bundle/lock", "bundle/store", "images/boot", "images/bootdisk", "images/layout", "images/medium", "images/isofs"},
 		"pxe":       {"pxe", "configs", "bundle/lock", "bundle/store", "images/boot", "images/layout", "images/isofs", "images/medium"},
 	}
 	leaves := []string{"configs/arch", "images/rootfs", "images/layout", "images/iso9660", "images/isofs"}
@@ -129,8 +129,8 @@ func TestEveryPackageSaysWhatItDoesNotDo(t *testing.T) {
 func TestBudgets(t *testing.T) {
 	files := map[string]int{
 		"cmd/slipway":       20, // a file per verb
-		"configs":           24, // a section of a file that a person writes is a file here
-		"firstboot":         17, // a file per phase
+		"configs":           25, // a section of a file that a person writes is a file here
+		"firstboot":         19, // a file per phase
 		"firstboot/kubeadm": 14, // documents and services of one program, init and join
 		"test/qemu":         13, // a file per part of a machine
 	}

@@ -50,7 +50,7 @@ func Of(ctx context.Context, proj *bundle.Project, parts *bundle.Parts, key ed25
 	if c.System, err = systemRoot(proj, parts.Debs); err != nil {
 		return nil, err
 	}
-	if c.Loader, err = unpack(proj, parts.Debs, bundle.SetLoader); err != nil {
+	if c.Loader, err = Loaders(proj, parts); err != nil {
 		return nil, err
 	}
 	if c.Blobs, err = blobs(ctx, proj, parts.Images); err != nil {
@@ -58,6 +58,11 @@ func Of(ctx context.Context, proj *bundle.Project, parts *bundle.Parts, key ed25
 	}
 	c.Boot, err = Boot(proj, parts)
 	return c, err
+}
+
+// Loaders are the packages that boot files are taken from.
+func Loaders(proj *bundle.Project, parts *bundle.Parts) ([]images.Package, error) {
+	return unpack(proj, parts.Debs, bundle.SetLoader)
 }
 
 func systemRoot(proj *bundle.Project, debs []lock.Deb) (images.Root, error) {

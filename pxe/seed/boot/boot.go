@@ -84,6 +84,9 @@ func New(ctx context.Context, media []Medium, o Options) (*Boot, error) {
 	lines := map[arch.Arch]boot.Cmdline{}
 	for _, m := range media {
 		a := m.Manifest.Arch
+		if err := same(media[0].Manifest, m.Manifest); err != nil {
+			return nil, fmt.Errorf("network boot: %w", err)
+		}
 		if slices.Contains(b.archs, a) {
 			return nil, fmt.Errorf("network boot: two media for %s: serve one of them", a)
 		}
@@ -102,6 +105,18 @@ func New(ctx context.Context, media []Medium, o Options) (*Boot, error) {
 	slices.Sort(b.archs)
 	b.addScripts(o.HTTP, lines)
 	return b, nil
+}
+
+// same refuses media of two bundles, or of two releases of one: machines of one
+// cluster would run different versions of everything.
+func same(a, b *lock.Manifest) error {
+	if a.Name == b.Name && a.Serial == b.Serial && a.Kubernetes == b.Kubernetes {
+		return nil
+	}
+	text := func(m *lock.Manifest) string {
+		return fmt.Sprintf("%q serial %d with Kubernetes %s for %s", m.Name, m.Serial, m.Kubernetes, m.Arch)
+	}
+	return fmt.Errorf("media of different bundles: %s and %s: build both from one bundle.yaml", text(a), text(b))
 }
 
 // complete adds to a bundle's command line what only the seed knows.

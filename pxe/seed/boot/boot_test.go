@@ -75,6 +75,37 @@ func sample(t testing.TB, a arch.Arch, change func(map[string]string)) string {
 	return dir
 }
 
+// TestMediaOfOneBundle: what is served together was built together.
+func TestMediaOfOneBundle(t *testing.T) {
+	for want, change := range map[string]func(*lock.Manifest){
+		"": func(*lock.Manifest) {},
+		`"t" serial 7 with Kubernetes v1.37.1 for amd64 and "other" serial 7 with Kubernetes v1.37.1 for arm64`: func(m *lock.Manifest) { m.Name = "other" },
+		`serial 8 with`:      func(m *lock.Manifest) { m.Serial = 8 },
+		"Kubernetes v1.36.4": func(m *lock.Manifest) { m.Kubernetes = "v1.36.4" },
+	} {
+		second := open(t, sample(t, arch.ARM64, nil))
+		man := *second.Manifest
+		change(&man)
+		raw, err := man.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := sample(t, arch.ARM64, nil)
+		if err := os.WriteFile(filepath.Join(dir, layout.Manifest), raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		m, err := medium.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { m.Close() })
+		_, err = New(t.Context(), []Medium{open(t, sample(t, arch.AMD64, nil)), {m, &man}}, options)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), "media of different bundles: ") || !strings.Contains(err.Error(), want)) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
 const secret = "nobody may read this"
 
 func open(t testing.TB, dir string) Medium {

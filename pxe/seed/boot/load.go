@@ -76,6 +76,7 @@ func (b *Boot) add(ctx context.Context, m Medium, p *progress) (c boot.Cmdline, 
 			if c, err = boot.Parse(string(raw)); err != nil {
 				return c, fmt.Errorf("%s: %w", at, err)
 			}
+			b.put(string(a)+"/"+at, Blob, a, raw, "") // a node keeps all that the manifest names
 			continue
 		}
 		if err := b.addBlob(ctx, m, bl, p); err != nil {

@@ -87,9 +87,10 @@ func (c *Client) Timeline(ctx context.Context, ref string) (all []seed.Step, err
 	return all, c.ask(ctx, http.MethodGet, node(ref)+"/timeline", nil, &all)
 }
 
-// Approve lets a machine become a node if code, when given, is the one its screen shows.
-func (c *Client) Approve(ctx context.Context, ref, code string) (m seed.Machine, err error) {
-	return m, c.ask(ctx, http.MethodPost, node(ref)+"/approve", seed.Approval{Code: code}, &m)
+// Approve lets a machine become a node if code, when given, is the one its screen
+// shows. The disks named in wipe may lose what they hold.
+func (c *Client) Approve(ctx context.Context, ref, code string, wipe ...string) (m seed.Machine, err error) {
+	return m, c.ask(ctx, http.MethodPost, node(ref)+"/approve", seed.Approval{Code: code, Wipe: wipe}, &m)
 }
 
 // Reject refuses a machine.

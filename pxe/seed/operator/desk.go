@@ -27,9 +27,10 @@ type Finder interface {
 	Kubeconfig() ([]byte, error)
 }
 
-// Judge decides about one machine. Code is compared when it is not empty.
+// Judge decides about one machine. Code is compared when it is not empty; wipe
+// names disks of the machine that may lose what they hold.
 type Judge interface {
-	Approve(ref, code string) (seed.Machine, error)
+	Approve(ref, code string, wipe ...string) (seed.Machine, error)
 	Reject(ref, reason string) (seed.Machine, error)
 	Assign(ref, name, role string) (seed.Machine, error)
 }

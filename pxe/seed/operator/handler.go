@@ -41,7 +41,7 @@ func Handler(d Desk) http.Handler {
 		}
 		answer(w, append([]seed.Step{}, d.Timeline(m.ID)...), nil)
 	})
-	judge(mux, "approve", func(ref string, a seed.Approval) (seed.Machine, error) { return d.Approve(ref, a.Code) })
+	judge(mux, "approve", func(ref string, a seed.Approval) (seed.Machine, error) { return d.Approve(ref, a.Code, a.Wipe...) })
 	judge(mux, "reject", func(ref string, a seed.Rejection) (seed.Machine, error) { return d.Reject(ref, a.Reason) })
 	judge(mux, "assign", func(ref string, a seed.Assignment) (seed.Machine, error) { return d.Assign(ref, a.Name, a.Role) })
 	mux.HandleFunc("POST "+seed.PathArm, func(w http.ResponseWriter, r *http.Request) { arm(d, w, r) })

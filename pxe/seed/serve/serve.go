@@ -337,6 +337,9 @@ func (s *Server) setMode(m Mode, foreign []pxe.Foreign) {
 func (s *Server) decide(m pxe.Machine) pxe.Boot {
 	b := s.o.Boot.Decide(m)
 	b.Known = s.Known(m)
+	if disk, ok := s.Local(m); ok && m.Netboot() {
+		return pxe.Boot{Local: true, Known: true, Reason: "installed on disk " + disk}
+	}
 	return b
 }
 

@@ -33,7 +33,8 @@ func (n *node) consoleLogin(t *testing.T) {
 	if _, err := n.vm.WaitLine(n.ctx, "node-1 login:"); err != nil {
 		t.Fatal(err)
 	}
-	do(step{"ada\r", "Password:"}, step{adaPassword + "\r", "$"}, step{"echo I am $(id -un) on $(tty)\r", "I am ada on /dev/ttyS0"})
+	do(step{"ada\r", "Password:"}, step{adaPassword + "\r", "$"}, step{"echo I am $(id -un) on $(tty)\r", "I am ada on /dev/ttyS0"},
+		step{"cat /proc/self/cgroup\r", "0::/system/login-ttyS0"})
 	before := len(c.Events())
 	if _, err := n.r.Must(n.ctx, "kill", "-9", n.oldest(t, "chronyd")); err != nil {
 		t.Fatal(err)

@@ -82,12 +82,12 @@ func (w *wire) site(m pxe.Machine) pxe.Boot {
 const seedPort = 8080
 
 // serveBoot starts the servers; without a network they speak proxyDHCP only.
-func serveBoot(t *testing.T, seg *lan.Switch, m boot.Medium, decide func(*wire) pxe.Decide, n *pxe.Network) *wire {
+func serveBoot(t *testing.T, seg *lan.Switch, media []boot.Medium, decide func(*wire) pxe.Decide, n *pxe.Network) *wire {
 	t.Helper()
 	addr := netip.MustParseAddr("10.77.0.80")
 	w := &wire{host: qemutest.Host(t, seg, "seed", addr), asked: map[string]bool{}}
 	var err error
-	w.boot, err = boot.New(t.Context(), []boot.Medium{m}, boot.Options{HTTP: netip.AddrPortFrom(addr, seedPort), Extra: []string{"slipway.until=medium"}})
+	w.boot, err = boot.New(t.Context(), media, boot.Options{HTTP: netip.AddrPortFrom(addr, seedPort), Extra: []string{"slipway.until=medium"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestNetworkBoot(t *testing.T) {
 				qemutest.Gateway(t, seg, lan.DHCP{})
 				n = nil
 			}
-			w := serveBoot(t, seg, boot.Medium{Medium: m, Manifest: man}, c.decide, n)
+			w := serveBoot(t, seg, []boot.Medium{{Medium: m, Manifest: man}}, c.decide, n)
 			began := time.Now()
 			vm := qemutest.Start(t, qemu.Machine{Memory: 4096, CPUs: 1, Firmware: c.firmware, Boot: qemu.Network(), NICs: []*lan.Port{port}, Extra: c.extra})
 			e, err := vm.Wait(limit(t, 20*time.Minute), done("medium"))

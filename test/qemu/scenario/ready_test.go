@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,15 +16,18 @@ import (
 )
 
 // TestReady takes a machine from power-on to a working cluster of one node, on
-// a network that leads nowhere, and then breaks things on it.
+// a network that leads nowhere, installed on its disk on the way; then breaks
+// things on it, and starts it from the disk alone.
 func TestReady(t *testing.T) {
 	l := newLogin(t)
 	port := timedNetwork(t)
 	started := time.Now()
-	config := l.cidata("node-1")
-	config["user-data"] = append(config["user-data"], "users:\n  - {name: ada, lock_passwd: false, hashed_passwd: "+adaHash+"}\n"...)
-	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config, RTC: year2001(),
-		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }})
+	config := l.installing("node-1", "")
+	config["user-data"] = append(config["user-data"], "  services: [iscsid, multipathd, rpcbind]\nusers:\n  - {name: ada, lock_passwd: false, hashed_passwd: "+adaHash+"}\n"...)
+	m := qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config, RTC: year2001(), Extra: watchdogDevice(),
+		Disks:    []qemu.Drive{{Path: filepath.Join(t.TempDir(), "node.img"), Size: nodeDisk, Serial: "NODE"}},
+		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }}
+	vm := start(t, m)
 	if _, err := vm.Wait(limit(t, 40*time.Minute), done("ready")); err != nil {
 		t.Fatal(err)
 	}
@@ -35,30 +40,57 @@ func TestReady(t *testing.T) {
 	defer r.Close()
 	n := &node{t: t, ctx: ctx, vm: vm, r: r}
 	t.Run("everything runs", n.everythingRuns)
+	t.Run("watchdog is armed", n.watchdogIsArmed)
 	t.Run("clock is right", n.clockIsRight)
 	t.Run("nothing was unpacked", n.nothingUnpacked)
 	t.Run("pod and service", n.podAndService)
 	t.Run("services come back", n.servicesComeBack)
 	t.Run("status on the node", n.statusOnTheNode)
 	t.Run("init is small", n.initIsSmall)
+	t.Run("storage clients", n.storageClients)
 	t.Run("console login", n.consoleLogin)
 	t.Run("clock jumps", n.clockJumps)
+	ca := caOf(t, vm, l)
 	t.Run("power button", n.powerButton)
+	t.Run("from its own disk", func(t *testing.T) {
+		vm.Close()
+		m.Boot, m.CIDATA = qemu.Boot{}, nil
+		if again := l.reach(t, start(t, m), "ready"); again != ca {
+			t.Errorf("another cluster: CA %.12s, before %.12s", again, ca)
+		}
+	})
 }
 
-// table shows how long each phase took.
+// table shows how long each phase took and its share of the time to Ready, and
+// the same for the steps of Kubernetes, where a person waits longest. A step
+// lasts until the next one begins; addons go on behind it.
 func table(events []handoff.Event) string {
 	var b strings.Builder
-	begin := map[string]float64{}
+	total := 0.0
 	for _, e := range events {
-		if e.Step != "" {
-			continue
+		total = max(total, e.Uptime) // of a boot that was cut short, its end
+		if done("ready")(e) {
+			total = e.Uptime
+			break
 		}
-		switch e.State {
-		case handoff.Started:
+	}
+	row := func(name string, from, took float64) {
+		fmt.Fprintf(&b, "  %-22s from %6.1f s  took %6.1f s  %5.1f %%\n", name, from, took, 100*took/total)
+	}
+	begin := map[string]float64{}
+	step, since := "", 0.0
+	for _, e := range events {
+		switch {
+		case e.Step == "" && e.State == handoff.Started:
 			begin[e.Phase] = e.Uptime
-		case handoff.Done:
-			fmt.Fprintf(&b, "  %-12s from %6.1f s  took %6.1f s\n", e.Phase, begin[e.Phase], e.Uptime-begin[e.Phase])
+			step, since = "content, import", e.Uptime
+		case e.Step == "" && e.State == handoff.Done:
+			row(e.Phase, begin[e.Phase], e.Uptime-begin[e.Phase])
+		case e.Phase == "kubernetes" && e.State == handoff.Started && e.Step != step:
+			row("  "+step, since, e.Uptime-since)
+			step, since = e.Step, e.Uptime
+		case e.Phase == "kubernetes" && e.Step == "ready" && e.State == handoff.Done:
+			row("  ready", since, e.Uptime-since)
 		}
 	}
 	return b.String()
@@ -225,7 +257,13 @@ func (n *node) podAndService(t *testing.T) {
 // other, then all at once. sshd's own connections go with it, so that PID 1's
 // child is the first, oldest one.
 func (n *node) servicesComeBack(t *testing.T) {
-	for _, names := range [][]string{{"kubelet"}, {"containerd"}, {"kubelet", "containerd"}} {
+	all := []string{"kubelet", "containerd", "chronyd", "sshd", "iscsid", "multipathd", "rpcbind"}
+	n.supervised(t, all)
+	kill := [][]string{all} // each, then all of them
+	for _, name := range slices.Backward(all) {
+		kill = slices.Insert(kill, 0, []string{name})
+	}
+	for _, names := range kill {
 		before := map[string]string{}
 		argv := []string{"kill", "-9"}
 		for _, name := range names {
@@ -261,6 +299,23 @@ func (n *node) servicesComeBack(t *testing.T) {
 	if !n.readyPods(t)["web"] {
 		t.Error("the pod did not survive")
 	}
+}
+
+// supervised wants PID 1 to have these children and no others, so that none is
+// left out here.
+func (n *node) supervised(t *testing.T, want []string) {
+	t.Helper()
+	for _, e := range n.vm.Console.Events() {
+		if !done("services")(e) {
+			continue
+		}
+		got := strings.Fields(strings.TrimPrefix(e.Text, "supervised:"))
+		if want = slices.Sorted(slices.Values(want)); !slices.Equal(slices.Sorted(slices.Values(got)), want) {
+			t.Errorf("PID 1 supervises %q, want %q", got, want)
+		}
+		return
+	}
+	t.Error("no word of what is supervised")
 }
 
 func (n *node) oldest(t *testing.T, name string) string {

@@ -191,26 +191,27 @@ func count(all []seed.Machine, st seed.State) (n int) {
 // of them BIOS and one UEFI, two commands and one confirmation. They become a
 // control plane and a worker, although one clock says 2011 and the other 2038,
 // a switch port takes thirty seconds to forward, a cable is pulled while blobs
-// are fetched, and the seed is killed and comes back.
+// are fetched, and the seed is killed and comes back. They are installed on their
+// disks on the way, and after a power cut need no seed.
 func TestSeed(t *testing.T) {
 	dir := packed(t)
 	medium := filepath.Join(dir, built(t, dir).ISO.Path)
 	seg := qemutest.LAN(t, lan.Options{Domains: []string{"cluster.local", "local"}})
 	l := newLogin(t)
-	s := newStation(t, seg, "10.77.0.1/24", l.cluster(), medium)
+	s := newStation(t, seg, "10.77.0.1/24", l.cluster()+"  install: {disk: {serial: NODE}}\n", medium)
 	s.start()
-	blank := func(name string, fw qemu.Firmware, cpus, mib int, clock time.Time) *qemu.VM {
-		return qemutest.Start(t, qemu.Machine{Name: name, Memory: mib, CPUs: cpus, Firmware: fw, Boot: qemu.Network(), Serial: "SER-" + name, RTC: clock,
-			NICs: []*lan.Port{qemutest.Port(t, seg, name)}})
+	blank := func(name string, fw qemu.Firmware, cpus int, clock time.Time) *qemu.VM {
+		return qemutest.Start(t, qemu.Machine{Name: name, Memory: 4096, CPUs: cpus, Firmware: fw, Boot: qemu.Network(), Serial: "SER-" + name, RTC: clock,
+			NICs: []*lan.Port{qemutest.Port(t, seg, name)}, Disks: []qemu.Drive{{Path: filepath.Join(t.TempDir(), name), Size: nodeDisk, Serial: "NODE"}}})
 	}
 	ctx := limit(t, 60*time.Minute)
-	first := blank("bios", qemu.BIOS, 2, 5120, time.Date(2011, 11, 11, 11, 11, 0, 0, time.UTC))
+	first := blank("bios", qemu.BIOS, 2, time.Date(2011, 11, 11, 11, 11, 0, 0, time.UTC))
 	all := s.until(ctx, "the BIOS machine asks to become a node", waiting(1), first)
 	code := codeOnScreen(t, ctx, first)
 	if all[0].Code != code {
 		t.Fatalf("the seed shows code %q, the machine's screen %q", all[0].Code, code)
 	}
-	second := blank("uefi", qemu.UEFI, 1, 4096, time.Date(2038, 1, 20, 0, 0, 0, 0, time.UTC))
+	second := blank("uefi", qemu.UEFI, 1, time.Date(2038, 1, 20, 0, 0, 0, 0, time.UTC))
 	slowLink(t, ctx, second)
 	s.until(ctx, "the UEFI machine asks to become a node", waiting(2), first, second)
 	// One confirmation: what both screens show.
@@ -245,6 +246,38 @@ func TestSeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("slipway nodes:\n%s", table)
+	s.goesOnWithout(ctx, first, second)
+}
+
+// goesOnWithout takes the power from installed machines whose firmware asks the
+// network first. The seed that installed them sends them on to their disks, and
+// is gone before they are Ready again.
+func (s *station) goesOnWithout(ctx context.Context, was ...*qemu.VM) {
+	t := s.t
+	var vms []*qemu.VM
+	for _, vm := range was {
+		vm.Close() // SIGKILL: a power cut
+	}
+	for _, vm := range was {
+		m := vm.Machine
+		m.RTC = time.Time{}
+		again := qemutest.Start(t, m)
+		e, err := again.Wait(ctx, done("medium"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Data["slot"] != "a" {
+			t.Fatalf("%s did not start from its disk: %s", m.Name, e.Text)
+		}
+		vms = append(vms, again)
+	}
+	s.kill()
+	for _, vm := range vms {
+		if _, err := vm.Wait(ctx, done("ready")); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s from its own disk, without a seed:\n%s", vm.Machine.Name, table(vm.Console.Events()))
+	}
 }
 
 // slowLink takes the link from a machine for thirty seconds once its kernel runs,
@@ -349,6 +382,12 @@ func TestSeedFromTheISO(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Log(out)
+	if _, err := blank.Wait(ctx, done("config")); err != nil {
+		t.Fatal(err)
+	}
+	if !*all { // TestSeed goes the rest of the way with the same seed on a laptop
+		return
+	}
 	for _, vm := range []*qemu.VM{server, blank} {
 		if _, err := vm.Wait(ctx, done("ready")); err != nil {
 			t.Fatal(err)

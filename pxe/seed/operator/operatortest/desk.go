@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -133,14 +134,20 @@ func (d *Desk) Change(ref string, f func(*seed.Machine)) {
 	}
 }
 
-// Approve compares the code when there is one.
-func (d *Desk) Approve(ref, code string) (seed.Machine, error) {
-	return d.judge(ref, seed.StageEnrol, "approved by the operator", func(m *seed.Machine) error {
+// Approve compares the code when there is one. The step that it records names
+// the disks in wipe.
+func (d *Desk) Approve(ref, code string, wipe ...string) (seed.Machine, error) {
+	return d.judge(ref, seed.StageEnrol, strings.Join(append([]string{"approved by the operator"}, wipe...), ", wiping "), func(m *seed.Machine) error {
 		if m.State != seed.Waiting {
 			return &handoff.Refusal{Code: "SW-SEED-STATE", Text: fmt.Sprintf("%s is %s and waits for nothing", m.ID, m.State)}
 		}
 		if code != "" && code != m.Code {
 			return &handoff.Refusal{Code: "SW-SEED-CODE", Text: fmt.Sprintf("%s shows another code than %s", m.ID, code), Hint: "somebody may sit between the seed and the machine: compare again, and `slipway reject` it when they differ"}
+		}
+		for _, w := range wipe {
+			if !slices.ContainsFunc(m.Facts.Disks, func(d handoff.Disk) bool { return configs.Called(w, d.Serial, d.WWN, d.Path) }) {
+				return &handoff.Refusal{Code: "SW-SEED-DISK", Text: fmt.Sprintf("%s has no disk %q", m.ID, w)}
+			}
 		}
 		m.State, m.Code, m.Verdict = seed.Approved, "", nil
 		return nil

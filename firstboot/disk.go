@@ -1,0 +1,190 @@
+package firstboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/blobs"
+	"slipway.dev/slipway/firstboot/disks"
+	"slipway.dev/slipway/firstboot/enrol"
+	"slipway.dev/slipway/firstboot/install"
+	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/images/bootdisk"
+)
+
+// startedFrom finds the disk of slipway.disk=, and the bundle in its slot.
+func (n *Node) startedFrom(ctx context.Context) error {
+	slot := bootdisk.Slot(n.Cmdline.Slot)
+	if slot != bootdisk.A && slot != bootdisk.B {
+		return report.Fail("SW-CMDLINE", "correct the boot entry", fmt.Errorf("slipway.slot=%q: want a or b", n.Cmdline.Slot))
+	}
+	began, told := time.Now(), 0*time.Second
+	for {
+		_, changed := n.drivers.block()
+		d, err := n.ownDisk(ctx, func(f install.Found) bool { return f.ID.String() == n.Cmdline.Disk }, always)
+		if err != nil {
+			return err
+		}
+		if d != nil {
+			return n.useSlot(d, slot)
+		}
+		select {
+		case <-ctx.Done():
+			return report.Fail("SW-DISK-MISSING", "connect the disk again, or start the machine from an install medium; the node goes on looking",
+				fmt.Errorf("no disk %s for %.0f s", n.Cmdline.Disk, time.Since(began).Seconds()))
+		case <-changed:
+		case <-time.After(500 * time.Millisecond):
+		}
+		if w := time.Since(began); w-told >= 5*time.Second {
+			told = w
+			n.step("wait", fmt.Sprintf("looking for disk %s for %.0f s", n.Cmdline.Disk, w.Seconds()), nil)
+		}
+	}
+}
+
+// useSlot takes content from a slot of the node's own disk.
+func (n *Node) useSlot(d *install.Disk, s bootdisk.Slot) error {
+	b, err := readBundle(d.Slot(s), n.key)
+	if err != nil {
+		d.Unmount()
+		return report.Fail("SW-INSTALL-STORE", "start the machine from its install medium to write the disk again", fmt.Errorf("%s, slot %s: %w", d.Path, s, err))
+	}
+	b.Manifest = install.Plain(b.Manifest)
+	n.disk = d
+	if err := n.useBundle(b); err != nil {
+		return err
+	}
+	n.done(fmt.Sprintf("bundle %q serial %d, Kubernetes %s, on %s, slot %s", b.Manifest.Name, b.Manifest.Serial, b.Manifest.Kubernetes, d.Path, s),
+		map[string]any{"device": filepath.Base(d.Path), "slot": string(s), "bundle": b.Manifest.Name, "serial": b.Manifest.Serial, "blobs": len(b.Manifest.Blobs)})
+	return nil
+}
+
+func always(*install.Disk) bool { return true }
+
+// ownDisk opens the one disk with slipway's tables that fits, nil without one.
+func (n *Node) ownDisk(ctx context.Context, looks func(install.Found) bool, fits func(*install.Disk) bool) (*install.Disk, error) {
+	all, err := disks.List("/sys", "/dev")
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, d := range all {
+		paths = append(paths, d.Path)
+	}
+	var found *install.Disk
+	for _, f := range install.Find(paths) {
+		if !looks(f) {
+			continue
+		}
+		if found != nil { // both are mounted in one place
+			found.Unmount()
+			return nil, report.Fail("SW-DISK-AMBIGUOUS", "unplug all but one", fmt.Errorf("%s and %s are both slipway disks", found.Path, f.Path))
+		}
+		d, err := install.Open(ctx, n.machine(), f)
+		if errors.Is(err, fs.ErrNotExist) { // only begun
+			continue
+		}
+		if err != nil {
+			if _, coded := errors.AsType[*report.Failure](err); coded {
+				return nil, err
+			}
+			return nil, report.Fail("SW-DISK-UNUSABLE", "look at the disk with e2fsck, or wipe it to install the node again", err)
+		}
+		if !fits(d) {
+			d.Unmount()
+			continue
+		}
+		found = d
+	}
+	return found, nil
+}
+
+// knownDisk finds the disk that this machine was being installed on, or is
+// installed on, under the seed of slipway.seed=: a machine that starts from the
+// network first does not become another one, and nobody has to approve it again.
+func (n *Node) knownDisk(ctx context.Context) error {
+	var kept enrol.Kept
+	d, err := n.ownDisk(ctx, func(install.Found) bool { return true }, func(d *install.Disk) bool {
+		ok, err := d.Enrolment(&kept)
+		if err != nil {
+			n.log.Warn("a disk's enrolment", "path", d.Path, "err", err)
+		}
+		return ok && err == nil && (kept.Pin() == n.Cmdline.Pin || n.Cmdline.Pin == "" && kept.Seed == n.Cmdline.Seed)
+	})
+	if d == nil || err != nil {
+		return err
+	}
+	n.disk = d
+	n.step("disk", fmt.Sprintf("%s is this machine's: %s", d.Path, d.Record), nil)
+	return nil
+}
+
+// installedDisk is the disk of a machine that was started from a medium without
+// a config, although it has been installed: it starts as it would without the medium.
+func (n *Node) installedDisk(ctx context.Context) (*install.Disk, error) {
+	if n.Cmdline.Config != "" {
+		return nil, nil
+	}
+	d, err := n.ownDisk(ctx, func(f install.Found) bool { return f.Active }, func(d *install.Disk) bool { return d.Record.Progress == install.Installed })
+	if d != nil {
+		n.step("disk", fmt.Sprintf("no config, and %s is installed: %s", d.Path, d.Record), nil)
+	}
+	return d, err
+}
+
+// ownConfig is the one that the node's disk keeps; no other is looked for.
+func (n *Node) ownConfig() error {
+	files, err := n.disk.Config()
+	if err == nil && files["user-data"] == nil && files["cluster.yaml"] == nil {
+		err = errors.New("it has no config")
+	}
+	if err != nil {
+		return report.Fail("SW-INSTALL-STORE", "start the machine from its install medium to write the disk again", fmt.Errorf("%s: %w", n.disk.Path, err))
+	}
+	r := raw{source: "its own disk " + n.disk.Path, files: files}
+	if r, err = n.becomeSeed(r); err == nil {
+		err = n.parse(r)
+	}
+	if err != nil {
+		return report.Fail("SW-CONFIG-INVALID", "this version reads less than the one that stored it: start the other slot", fmt.Errorf("%s: %w", r.source, err))
+	}
+	if err := r.store(); err != nil {
+		return err
+	}
+	if err := n.resumeEnrolment(); err != nil {
+		return err
+	}
+	n.done("from "+r.source, map[string]any{"source": r.source})
+	return nil
+}
+
+// resumeEnrolment goes on with the conversation that the disk's node had with
+// its seed. A seed that has gone for ever is not waited for.
+func (n *Node) resumeEnrolment() error {
+	var kept enrol.Kept
+	ok, err := n.disk.Enrolment(&kept)
+	if err != nil {
+		return report.Fail("SW-INSTALL-STORE", "start the machine from its install medium to write the disk again", fmt.Errorf("%s: %w", n.disk.Path, err))
+	}
+	if !ok {
+		n.Report.Also(nil)
+		return nil
+	}
+	if n.enrol, err = enrol.Resume(kept, func(e handoff.Event) { n.Report.Emit(e) }); err != nil {
+		return err
+	}
+	n.own("config", "events", func(ctx context.Context) { n.enrol.Events(ctx, n.sink) })
+	return nil
+}
+
+// useDisk takes content from the node's disk from here on, in place.
+func (n *Node) useDisk(m *lock.Manifest) {
+	n.Manifest = install.Plain(m)
+	n.Store = &blobs.Store{Source: blobs.Dir(n.disk.Slot(n.disk.Record.Slot)), Memory: memoryDir}
+}

@@ -1,0 +1,266 @@
+package firstboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/configs/arch"
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/disks"
+	"slipway.dev/slipway/firstboot/install"
+	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/root"
+	"slipway.dev/slipway/images/boot"
+	"slipway.dev/slipway/images/layout"
+)
+
+// installPhase puts the node on its disk, or finds that it is there already.
+// What it writes is read back by the phases that use it: system.erofs before it
+// is mounted, the rest before kubeadm; see installed.
+func installPhase(ctx context.Context, n *Node) error {
+	if n.Cmdline.Disk != "" && !n.writing() {
+		n.done(fmt.Sprintf("on %s since it was installed, slot %s", n.disk.Path, n.Cmdline.Slot), nil)
+		return nil
+	}
+	if n.disk != nil && !n.writing() {
+		return n.runFrom(n.disk)
+	}
+	if n.disk == nil && !n.installs() {
+		n.done("the config names no disk: the node lives in memory and on its boot medium", nil)
+		return n.bring()
+	}
+	if err := n.beforeInstall(ctx); err != nil {
+		return err
+	}
+	n.stopSystem()
+	d, err := n.beginInstall(ctx)
+	if err != nil {
+		return err
+	}
+	if d.Record.Progress == install.Installed {
+		return n.runFrom(d)
+	}
+	if err := n.settleOn(ctx, d); err != nil {
+		return err
+	}
+	began, told := time.Now(), time.Now()
+	err = d.Fill(ctx, d.Record.Slot, n.bundle, func(done, total int64) {
+		if time.Since(told) < 3*time.Second && done < total {
+			return
+		}
+		told = time.Now()
+		n.Report.Emit(handoff.Event{Phase: "install", Step: "write", State: handoff.Running, Text: fmt.Sprintf("%s: %d of %d MB, %.0f s", d.Path, done/1e6, total/1e6, time.Since(began).Seconds()),
+			Data: map[string]any{"bytes": done, "total": total}})
+	})
+	if err != nil {
+		return storeFailure(err)
+	}
+	if err := d.Startable(d.Record.Slot, n.Manifest, n.diskCmdline()); err != nil {
+		return err
+	}
+	return n.runFrom(d)
+}
+
+// beforeInstall runs commands while every disk is still as it was found. They
+// see the system that is going to be installed, read-only, from the medium.
+func (n *Node) beforeInstall(ctx context.Context) error {
+	hooks := n.User.Slipway.Hooks.BeforeInstall
+	if len(hooks) == 0 || n.hooked {
+		return nil
+	}
+	if err := n.bring(); err != nil {
+		return err
+	}
+	if err := n.system.wait(ctx); err != nil {
+		return storeFailure(err)
+	}
+	sys, err := n.Manifest.Find(lock.RoleSystem)
+	if err != nil {
+		return err
+	}
+	if err := root.Visit(n.Store.Path(sys), base); err != nil {
+		return report.Fail("SW-SYSTEM-MOUNT", "build the image again", err)
+	}
+	defer root.Leave(base)
+	err = n.commandsIn(ctx, base, "slipway.hooks.beforeInstall", hooks)
+	n.hooked = err == nil
+	return err
+}
+
+// beginInstall chooses the disk, asks for consent and makes it this node's.
+func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
+	if n.disk != nil {
+		return n.disk, nil
+	}
+	want := n.User.Slipway.Install
+	all, err := disks.List("/sys", "/dev")
+	if err != nil {
+		return nil, err
+	}
+	var avoid []string
+	for _, d := range all {
+		if slices.ContainsFunc(n.volumes, func(v string) bool { return strings.HasPrefix(v, d.Name) }) { // sda of sda1
+			avoid = append(avoid, d.Name)
+		}
+	}
+	chosen, err := disks.Choose(want.Disk, all, avoid...)
+	if err != nil {
+		return nil, report.Fail("SW-DISK-CHOICE", "correct slipway.install.disk, or the machine's disks; the node looks again by itself", err)
+	}
+	owner := n.owner()
+	own := slices.ContainsFunc(install.Find([]string{chosen.Path}), func(f install.Found) bool { return f.ID == owner.ID() })
+	if !own {
+		if err := disks.Consent(chosen, want.Wipe); err != nil {
+			return nil, report.Fail("SW-DISK-DATA", "write the disk's serial number into slipway.install.wipe if all of that may be lost, or take another disk", err)
+		}
+	}
+	loaders, err := n.diskLoaders(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var content int64
+	for _, b := range n.Manifest.Blobs {
+		content += b.Size
+	}
+	d, err := install.Begin(ctx, n.machine(), chosen.Path, owner, content, loaders)
+	if err != nil {
+		return nil, err
+	}
+	n.step("disk", fmt.Sprintf("%s: %d GB, model %q, serial %q: node %s is installed on it", d.Path, chosen.Size/1e9, chosen.Model, chosen.Serial, owner.Node),
+		map[string]any{"device": filepath.Base(d.Path), "serial": chosen.Serial, "size": chosen.Size})
+	return d, nil
+}
+
+// owner is whose disk this node's is.
+func (n *Node) owner() install.Owner {
+	return install.Owner{Node: n.Hostname, Instance: n.instance().ID}
+}
+
+// settleOn stores what the node is on its disk. Only then does the seed hear
+// that the config was taken: a power cut before it leaves the enrolment open,
+// and one after it finds both there.
+func (n *Node) settleOn(ctx context.Context, d *install.Disk) error {
+	if err := d.KeepConfig(n.files); err != nil {
+		return err
+	}
+	if n.enrol == nil {
+		return nil
+	}
+	kept, err := n.enrol.Keep()
+	if err == nil {
+		err = d.KeepEnrolment(kept)
+	}
+	if err != nil {
+		return err
+	}
+	return n.enrol.Taken(ctx)
+}
+
+// runFrom makes the disk where the node runs from, in this same boot.
+func (n *Node) runFrom(d *install.Disk) error {
+	raw, err := os.ReadFile(filepath.Join(d.Slot(d.Record.Slot), layout.Manifest))
+	if err != nil {
+		return report.Fail("SW-INSTALL-STORE", "start the machine from its install medium to write the disk again", err)
+	}
+	sig, err := os.ReadFile(filepath.Join(d.Slot(d.Record.Slot), layout.Signature))
+	if err != nil {
+		return report.Fail("SW-INSTALL-STORE", "start the machine from its install medium to write the disk again", err)
+	}
+	m, err := lock.Open(n.key, raw, sig)
+	if err != nil {
+		return report.Fail("SW-INSTALL-FOREIGN", "start the machine from its disk, or from a medium of the same bundle", fmt.Errorf("%s, slot %s: %w", d.Path, d.Record.Slot, err))
+	}
+	n.disk = d
+	if other := d.Record.Slot; !sameKernel(m, n.bundle.Manifest) {
+		if err := d.Prepare(other, m, n.diskCmdline()); err != nil {
+			return report.Fail("SW-INSTALL-KERNEL", "start the machine from its disk", fmt.Errorf("%s runs another kernel than this medium: %w", d.Path, err))
+		}
+		n.step("kexec", fmt.Sprintf("%s is installed with another bundle, %s %d: starting its kernel", d.Path, m.Name, m.Serial), nil)
+		n.end(Kexec)
+		return errors.New("the machine did not start the other kernel")
+	}
+	n.useDisk(m)
+	n.done(fmt.Sprintf("%s, slot %s, %s %d; goes on without a restart", d.Path, d.Record.Slot, m.Name, m.Serial),
+		map[string]any{"device": filepath.Base(d.Path), "slot": string(d.Record.Slot), "progress": string(d.Record.Progress)})
+	return n.bring()
+}
+
+// installed makes the disk start by itself, once all of its content was read
+// back and is right.
+func (n *Node) installed() error {
+	if n.disk == nil || n.disk.Record.Progress == install.Installed && n.disk.Active {
+		return nil
+	}
+	if err := n.disk.Finish(n.disk.Record.Slot, n.Manifest); err != nil {
+		return err
+	}
+	n.Report.Emit(handoff.Event{Phase: "install", Step: "active", State: handoff.Done, Text: fmt.Sprintf("%s was read back and is right: the machine starts from it now", n.disk.Path),
+		Data: map[string]any{"device": filepath.Base(n.disk.Path), "disk": n.disk.ID.String()}})
+	return nil
+}
+
+// machine is what package install needs of this one.
+func (n *Node) machine() install.Machine {
+	return install.Machine{Sys: "/sys", Dev: "/dev", Mounts: runDir, Arch: arch.Arch(runtime.GOARCH),
+		Run: func(ctx context.Context, argv []string) error {
+			return n.Children.Run(ctx, exec.Command(argv[0], argv[1:]...), nil)
+		},
+		Load: func(name string) error { return n.drivers.get().Load(name) },
+		Tell: func(text string) { n.step("disk", text, nil) }}
+}
+
+// diskLoaders are the loaders of the bundle, verified, by the names that
+// package bootdisk knows them by.
+func (n *Node) diskLoaders(ctx context.Context) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	for _, b := range n.bundle.Manifest.Blobs {
+		if b.Role != lock.RoleDiskLoader {
+			continue
+		}
+		raw, err := n.Store.Read(ctx, b)
+		if err != nil {
+			return nil, storeFailure(err)
+		}
+		out[strings.TrimPrefix(b.Name, "disk/")] = raw
+	}
+	if len(out) == 0 {
+		return nil, report.Fail("SW-INSTALL-TOOLS", "build the image again with this version of slipway", errors.New("the bundle has no loaders for a disk"))
+	}
+	return out, nil
+}
+
+// diskCmdline is what the node's own loader tells its kernel: the consoles and
+// what else this boot was told that is not about where it came from.
+func (n *Node) diskCmdline() boot.Cmdline {
+	return boot.Cmdline{Consoles: n.Cmdline.Consoles, Events: n.Cmdline.Events, Extra: slices.DeleteFunc(slices.Clone(n.Cmdline.Extra), func(a string) bool {
+		k, _, _ := strings.Cut(a, "=")
+		return slices.Contains([]string{"BOOT_IMAGE", "initrd", "ds", "BOOTIF", "ip"}, k)
+	})}
+}
+
+// sameKernel: the modules of one bundle's system fit no other kernel.
+func sameKernel(a, b *lock.Manifest) bool {
+	for _, r := range []lock.Role{lock.RoleKernel, lock.RoleInitramfs} {
+		x, err := a.Find(r)
+		y, other := b.Find(r)
+		if err != nil || other != nil || x.SHA256 != y.SHA256 {
+			return false
+		}
+	}
+	return true
+}
+
+// installs says that the config wants the node on a disk that it is not on yet.
+func (n *Node) installs() bool { return n.disk == nil && len(n.User.Slipway.Install.Disk) > 0 }
+
+// writing says that the node runs from a disk that is not complete yet.
+func (n *Node) writing() bool { return n.disk != nil && n.disk.Record.Progress == install.Writing }

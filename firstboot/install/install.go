@@ -1,0 +1,266 @@
+// Package install puts a node on a disk of its own and finds it there again:
+// partitions, file systems, content and loaders, written so that a power cut at
+// any moment leaves a disk that starts as before, or does not start and is gone
+// on with.
+//
+// It does not choose the disk (package disks does), trusts only the manifest it
+// is given, and knows nothing of Kubernetes.
+//
+// The order is what makes it safe. Nothing of a new disk starts by itself until
+// Finish; Finish comes after everything on it was read back and was right; the
+// loaders' last sectors are written after all else was synced.
+package install
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"slipway.dev/slipway/configs/arch"
+	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/images/bootdisk"
+	"slipway.dev/slipway/images/layout"
+)
+
+// Machine is what this package needs of the one it runs on.
+type Machine struct {
+	Sys, Dev string // /sys, /dev
+	Mounts   string // directory below which volumes are mounted
+	Arch     arch.Arch
+	// Run runs a program to its end; an error holds what it said.
+	Run func(ctx context.Context, argv []string) error
+	// Load loads a kernel module.
+	Load func(name string) error
+	// Partition finds the device of a partition once the table is written; nil:
+	// where the kernel shows it below Sys.
+	Partition func(ctx context.Context, disk string, p bootdisk.Partition) (string, error)
+	// Tell is told what is done, for people.
+	Tell func(text string)
+}
+
+// Disk is a slipway disk with both of its volumes mounted.
+type Disk struct {
+	Path         string // /dev/vda
+	ID           bootdisk.GUID
+	Store, State string // mount points
+	Record       Record
+	Active       bool // it starts by itself
+
+	m    Machine
+	plan *bootdisk.Disk
+}
+
+// Owner is who a disk is installed for.
+type Owner struct {
+	Node, Instance string
+}
+
+// ID is the GUID of the disk that an owner is installed on: always the same, so
+// that a disk that was only just begun is known again.
+func (o Owner) ID() bootdisk.GUID {
+	var g bootdisk.GUID
+	sum := sha256.Sum256(fmt.Appendf(nil, "slipway disk 1\x00%s\x00%s", o.Node, o.Instance))
+	copy(g[:], sum[:])
+	return bootdisk.NewGUID(g)
+}
+
+// Begin makes a disk the owner's, from whatever it was, or goes on where an
+// earlier try stopped. content is the number of bytes of a bundle. What is on
+// the disk is lost: consent is the caller's business.
+func Begin(ctx context.Context, m Machine, path string, o Owner, content int64, loaders map[string][]byte) (*Disk, error) {
+	dev, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer dev.Close()
+	plan, err := bootdisk.Plan(m.Arch, dev.geometry, o.ID(), content)
+	if err != nil {
+		return nil, tooSmall(path, err)
+	}
+	d := &Disk{Path: path, ID: o.ID(), m: m, plan: plan, Store: filepath.Join(m.Mounts, "store"), State: filepath.Join(m.Mounts, "state")}
+	if again, err := d.resume(ctx, dev); err != nil || again {
+		return d, err
+	}
+	if err := d.partition(dev, loaders); err != nil {
+		return nil, failed(path, err)
+	}
+	if err := d.format(ctx); err != nil {
+		return nil, err
+	}
+	d.Record = Record{Format: 1, Node: o.Node, Instance: o.Instance, Progress: Writing, Slot: bootdisk.A}
+	return d, failed(path, d.save())
+}
+
+// resume mounts what an earlier try left, if that was far enough: the record is
+// written after both file systems were made.
+func (d *Disk) resume(ctx context.Context, dev *device) (bool, error) {
+	found, err := bootdisk.Read(dev, dev.geometry)
+	if errors.Is(err, bootdisk.ErrNone) || err == nil && found.Disk.ID() != d.ID {
+		return false, nil
+	}
+	if err != nil {
+		return false, failed(d.Path, err)
+	}
+	planned := d.plan
+	d.plan = found.Disk // a bundle of another size would be given other places
+	d.Active = found.Active
+	err = d.mount(ctx)
+	if err == nil {
+		d.m.Tell(fmt.Sprintf("%s: going on with %s", d.Path, d.Record))
+		return true, nil
+	}
+	if found.Active {
+		return false, report.Fail("SW-INSTALL-STORE", "look at the disk with e2fsck; to lose what is on it, wipe it and start the machine again",
+			fmt.Errorf("%s is an installed node's and cannot be used: %w", d.Path, err))
+	}
+	d.plan = planned
+	d.m.Tell(fmt.Sprintf("%s: an earlier try was cut short (%v): from the start", d.Path, err))
+	return false, nil
+}
+
+// partition empties the ends of the disk, where every format has its marks, and
+// writes the tables and the loaders' file systems.
+func (d *Disk) partition(dev *device, loaders map[string][]byte) error {
+	boot, err := d.plan.Format(loaders)
+	if err != nil {
+		return err
+	}
+	const edge = 1 << 20
+	zero := make([]byte, edge)
+	first := []bootdisk.Write{{At: 0, Data: zero}, {At: dev.geometry.Size - edge, Data: zero}}
+	for _, p := range d.plan.Partitions() {
+		if p.First >= edge { // what was in their place
+			first = append(first, bootdisk.Write{At: p.First, Data: zero})
+		}
+	}
+	for _, group := range [][]bootdisk.Write{first, d.plan.Table(), boot} { // Table clears what is Format's
+		if err := dev.write(group); err != nil {
+			return err
+		}
+	}
+	if d.m.Partition != nil {
+		return nil
+	}
+	return dev.reread()
+}
+
+// format makes both file systems and mounts them.
+func (d *Disk) format(ctx context.Context) error {
+	if _, err := os.Stat("/" + layout.Mke2fs); err != nil {
+		return report.Fail("SW-INSTALL-TOOLS", "add e2fsprogs to the bundle's packages and build the image again",
+			fmt.Errorf("the image has no /%s", layout.Mke2fs))
+	}
+	for _, p := range []bootdisk.Partition{d.plan.Store(), d.plan.State()} {
+		dev, err := d.m.partition(ctx, d.Path, p)
+		if err != nil {
+			return err
+		}
+		// No blocks kept back for root: both volumes are slipway's alone.
+		if err := d.m.Run(ctx, []string{"/" + layout.Mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-L", p.Name, "-U", p.ID.String(), dev}); err != nil {
+			return report.Fail("SW-INSTALL-WRITE", "the disk does not take what is written to it: replace it", fmt.Errorf("%s: making a file system on %s: %w", d.Path, dev, err))
+		}
+	}
+	return d.mountVolumes(ctx)
+}
+
+// mount mounts both volumes of a disk that has a record.
+func (d *Disk) mount(ctx context.Context) error {
+	if err := d.mountVolumes(ctx); err != nil {
+		return err
+	}
+	r, err := readRecord(d.Store)
+	if err != nil {
+		d.Unmount()
+		return err
+	}
+	d.Record = r
+	return nil
+}
+
+func (d *Disk) mountVolumes(ctx context.Context) error {
+	if err := d.m.Load("ext4"); err != nil {
+		return report.Fail("SW-MODULES-MISSING", "build the image again: its kernel lacks a module that a node needs", err)
+	}
+	for _, v := range []struct {
+		p  bootdisk.Partition
+		at string
+	}{{d.plan.Store(), d.Store}, {d.plan.State(), d.State}} {
+		dev, err := d.m.partition(ctx, d.Path, v.p)
+		if err != nil {
+			return err
+		}
+		if err := d.check(ctx, dev); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(v.at, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(dev, v.at, "ext4", unix.MS_NOATIME, ""); err != nil {
+			d.Unmount()
+			return fmt.Errorf("mounting %s: %w", dev, err)
+		}
+	}
+	return nil
+}
+
+// check repairs what can be without losing anything (e2fsck -p): the kernel
+// replays the journal itself, but does not heal what was found broken before.
+func (d *Disk) check(ctx context.Context, dev string) error {
+	if _, err := os.Stat("/" + layout.E2fsck); err != nil {
+		return nil //nolint:nilerr // a bundle without it: the kernel's own checks are left
+	}
+	err := d.m.Run(ctx, []string{"/" + layout.E2fsck, "-p", dev})
+	var code interface{ ExitCode() int }
+	if errors.As(err, &code) && code.ExitCode() == 8 && d.Active {
+		// A power cut between the superblock's two sectors, which the kernel
+		// writes at every mount and unmount: -p takes no backup of it, -y does.
+		// Only on a disk that starts: in place of one that was only begun, a
+		// backup of an earlier file system may lie.
+		err = d.m.Run(ctx, []string{"/" + layout.E2fsck, "-y", dev})
+	}
+	if errors.As(err, &code) && code.ExitCode() <= 2 { // repaired
+		d.m.Tell(dev + ": e2fsck repaired it")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("checking %s: %w", dev, err)
+	}
+	return nil
+}
+
+// Unmount lets go of both volumes.
+func (d *Disk) Unmount() {
+	for _, at := range []string{d.State, d.Store} {
+		_ = unix.Unmount(at, 0)
+	}
+}
+
+func tooSmall(path string, err error) error {
+	if s, ok := errors.AsType[*bootdisk.TooSmallError](err); ok {
+		return report.Fail("SW-INSTALL-SMALL", "take a larger disk, or a smaller bundle", fmt.Errorf("%s: %w", path, s))
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// failed gives an error of writing its code.
+func failed(path string, err error) error {
+	switch _, coded := errors.AsType[*report.Failure](err); {
+	case err == nil || coded || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, unix.ENOSPC):
+		return report.Fail("SW-INSTALL-FULL", "take a larger disk, or wipe this one", fmt.Errorf("%s: %w", path, err))
+	case errors.Is(err, unix.EIO), errors.Is(err, unix.EROFS):
+		return report.Fail("SW-INSTALL-WRITE", "the disk does not take what is written to it: replace it", fmt.Errorf("%s: %w", path, err))
+	case errors.Is(err, unix.EBUSY):
+		return report.Fail("SW-INSTALL-BUSY", "unmount what is on the disk, or start the machine again", fmt.Errorf("%s: %w", path, err))
+	case errors.Is(err, fs.ErrNotExist):
+		return report.Fail("SW-INSTALL-GONE", "look at the disk's cable, then start the machine again", fmt.Errorf("%s: %w", path, err))
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}

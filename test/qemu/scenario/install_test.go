@@ -1,0 +1,110 @@
+package scenario
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/test/qemu"
+	"slipway.dev/slipway/test/qemu/lan"
+)
+
+// nodeDisk is large enough for the example bundle and small enough that a host
+// without sparse files would notice.
+const nodeDisk = 24 << 30
+
+// installing is a config volume that puts the node on the disk with serial
+// number NODE.
+func (l login) installing(hostname, more string) map[string][]byte {
+	config := l.cidata(hostname)
+	config["user-data"] = append(config["user-data"], "  install:\n    disk: {serial: NODE}\n"+more...)
+	return config
+}
+
+// step finds a step's event of a state.
+func step(phase, name string, s handoff.State) func(handoff.Event) bool {
+	return func(e handoff.Event) bool { return e.Phase == phase && e.Step == name && e.State == s }
+}
+
+// caOf is the digest of the cluster's CA certificate on a node.
+func caOf(t *testing.T, vm *qemu.VM, l login) string {
+	t.Helper()
+	ctx := limit(t, 10*time.Minute)
+	r, err := vm.SSH(ctx, qemu.SSHOptions{Signer: l.signer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	sum, err := r.Must(ctx, "sha256sum", "/etc/kubernetes/pki/ca.crt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum[:64]
+}
+
+// TestInstall puts nodes on their disks from the ISO, without a second pass
+// through the firmware, takes the power away as soon as they may do without the
+// ISO, and starts them from that disk alone. The ISO in them again changes
+// nothing. TestReady goes all the way to a cluster and back to it.
+func TestInstall(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		firmware qemu.Firmware
+		disk     qemu.Drive
+		slow     bool
+	}{
+		{"UEFI NVMe of 4096-byte sectors", qemu.UEFI, qemu.Drive{Bus: qemu.NVMe, BlockSize: 4096}, false},
+		{"BIOS SATA", qemu.BIOS, qemu.Drive{Bus: qemu.SATA}, true},
+		{"Secure Boot virtio", qemu.SecureBoot, qemu.Drive{}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if tc.slow && !*all {
+				t.Skip("skipped: TestDiskLoaders starts such a disk and TestReady installs one on BIOS; make test-all installs this one")
+			}
+			l := newLogin(t)
+			_, port := network(t)
+			disk := tc.disk
+			disk.Path, disk.Size, disk.Serial = filepath.Join(t.TempDir(), "node.img"), nodeDisk, "NODE"
+			m := qemu.Machine{Firmware: tc.firmware, Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port},
+				CIDATA: l.installing("node-1", ""), Disks: []qemu.Drive{disk}}
+			vm := start(t, m)
+			active, err := vm.Wait(limit(t, 40*time.Minute), step("install", "active", handoff.Done))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%s, %.0f s after power-on\n%s", active.Text, active.Uptime, table(vm.Console.Events()))
+			vm.Close() // SIGKILL: a power cut
+
+			alone := m
+			alone.Boot, alone.CIDATA = qemu.Boot{}, nil
+			vm = start(t, alone)
+			l.reach(t, vm, "services")
+			vm.Close()
+
+			vm = start(t, m)
+			e, err := vm.Wait(limit(t, 40*time.Minute), done("install"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Data["progress"] != "installed" || strings.Contains(string(vm.Console.Bytes()), `"step":"write"`) {
+				t.Errorf("with the ISO in the machine: %s, %v", e.Text, e.Data)
+			}
+		})
+	}
+}
+
+// reach waits for a phase; when it is the last one the result is the cluster's CA.
+func (l login) reach(t *testing.T, vm *qemu.VM, phase string) string {
+	t.Helper()
+	if _, err := vm.Wait(limit(t, 40*time.Minute), done(phase)); err != nil {
+		diagnose(t, vm, l)
+		t.Fatal(err)
+	}
+	t.Logf("from %v:\n%s", vm.Machine.Boot, table(vm.Console.Events()))
+	if phase != "ready" {
+		return ""
+	}
+	return caOf(t, vm, l)
+}
