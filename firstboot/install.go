@@ -46,7 +46,8 @@ func installPhase(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
-	if d.Record.Progress == install.Installed {
+	n.disk = d // its volumes are mounted: a second try goes on with it
+	if !n.writing() {
 		return n.runFrom(d)
 	}
 	if err := n.settleOn(ctx, d); err != nil {

@@ -94,7 +94,11 @@ func Begin(ctx context.Context, m Machine, path string, o Owner, content int64, 
 		return nil, err
 	}
 	d.Record = Record{Format: 1, Node: o.Node, Instance: o.Instance, Progress: Writing, Slot: bootdisk.A}
-	return d, failed(path, d.save())
+	if err := d.save(); err != nil {
+		d.Unmount()
+		return nil, failed(path, err)
+	}
+	return d, nil
 }
 
 // resume mounts what an earlier try left, if that was far enough: the record is
@@ -191,20 +195,27 @@ func (d *Disk) mountVolumes(ctx context.Context) error {
 		p  bootdisk.Partition
 		at string
 	}{{d.plan.Store(), d.Store}, {d.plan.State(), d.State}} {
-		dev, err := d.m.partition(ctx, d.Path, v.p)
-		if err != nil {
+		if err := d.mountVolume(ctx, v.p, v.at); err != nil {
+			d.Unmount() // with one of them mounted the disk could not be divided again
 			return err
 		}
-		if err := d.check(ctx, dev); err != nil {
-			return err
-		}
-		if err := os.MkdirAll(v.at, 0o755); err != nil {
-			return err
-		}
-		if err := unix.Mount(dev, v.at, "ext4", unix.MS_NOATIME, ""); err != nil {
-			d.Unmount()
-			return fmt.Errorf("mounting %s: %w", dev, err)
-		}
+	}
+	return nil
+}
+
+func (d *Disk) mountVolume(ctx context.Context, p bootdisk.Partition, at string) error {
+	dev, err := d.m.partition(ctx, d.Path, p)
+	if err != nil {
+		return err
+	}
+	if err := d.check(ctx, dev); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(dev, at, "ext4", unix.MS_NOATIME, ""); err != nil {
+		return fmt.Errorf("mounting %s: %w", dev, err)
 	}
 	return nil
 }

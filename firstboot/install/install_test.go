@@ -265,6 +265,42 @@ func TestBeginAgain(t *testing.T) {
 	}
 }
 
+// mounted says how often a directory is mounted on.
+func mounted(t *testing.T, dir string) int {
+	t.Helper()
+	raw, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(string(raw), " "+dir+" ")
+}
+
+// A power cut between the two file systems leaves one that mounts. It must not
+// stay mounted when the disk is begun again: the kernel would refuse its table.
+func TestHalfOfTheVolumes(t *testing.T) {
+	m, dev := machine(t), loopDisk(t, enough)
+	o, b := Owner{"node-1", "i-1"}, bundle(t, "one system")
+	d := begin(t, m, dev, o, b)
+	state, err := m.partition(t.Context(), dev, d.plan.State())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Unmount()
+	if err := os.WriteFile(state, make([]byte, 1<<20), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), m, Find([]string{dev})[0]); err == nil {
+		t.Error("a disk without a state volume opens")
+	}
+	if n := mounted(t, d.Store); n != 0 {
+		t.Fatalf("the store is mounted %d times after that", n)
+	}
+	d = begin(t, m, dev, o, b)
+	if s, v := mounted(t, d.Store), mounted(t, d.State); s != 1 || v != 1 {
+		t.Errorf("store and state are mounted %d and %d times, want each once", s, v)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	m := machine(t)
 	b := bundle(t, "system")
