@@ -32,6 +32,9 @@ type Cmdline struct {
 	// Disk is slipway.disk=: GUID of the disk that the node was installed on and
 	// starts from; Slot is slipway.slot=, which of the two systems on it.
 	Disk, Slot string
+	// Reimage is slipway.reimage=: the token of the seed's order to install this
+	// machine anew. What is on the node's own disk may be lost; no other disk is touched.
+	Reimage string
 	// Events is slipway.events=: "console" (default) or "off".
 	Events string
 	// Until is slipway.until=: stop after this phase and power off; for tests and rehearsals.
@@ -58,6 +61,7 @@ func (c Cmdline) String() string {
 	add("slipway.pin", c.Pin)
 	add("slipway.disk", c.Disk)
 	add("slipway.slot", c.Slot)
+	add("slipway.reimage", c.Reimage)
 	add("slipway.events", c.Events)
 	add("slipway.until", c.Until)
 	return strings.Join(append(s, c.Extra...), " ")
@@ -84,13 +88,15 @@ func Parse(s string) (Cmdline, error) {
 			c.Disk = strings.ToLower(v)
 		case "slipway.slot":
 			c.Slot = v
+		case "slipway.reimage":
+			c.Reimage = v
 		case "slipway.events":
 			c.Events = v
 		case "slipway.until":
 			c.Until = v
 		default:
 			if strings.HasPrefix(k, "slipway.") {
-				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.disk, slipway.events, slipway.pin, slipway.seed, slipway.slot, slipway.store, slipway.until)", f)
+				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.disk, slipway.events, slipway.pin, slipway.reimage, slipway.seed, slipway.slot, slipway.store, slipway.until)", f)
 			}
 			c.Extra = append(c.Extra, f)
 		}
