@@ -56,9 +56,9 @@ func Check(have, want, controlPlane string) error {
 	}
 	switch {
 	case w.compare(h) < 0:
-		return fmt.Errorf("Kubernetes %s after %s: it never goes back", want, have)
+		return fmt.Errorf("from Kubernetes %s to %s: it never goes back", have, want)
 	case w.major != h.major || w.minor > h.minor+1:
-		return fmt.Errorf("Kubernetes %s after %s: one minor at a time, v%d.%d first", want, have, h.major, h.minor+1)
+		return fmt.Errorf("from Kubernetes %s to %s: one minor at a time, v%d.%d first", have, want, h.major, h.minor+1)
 	}
 	if controlPlane == "" {
 		return nil
@@ -68,7 +68,7 @@ func Check(have, want, controlPlane string) error {
 		return err
 	}
 	if w.compare(c) > 0 {
-		return fmt.Errorf("Kubernetes %s on a worker of a control plane of %s: upgrade the control plane first", want, controlPlane)
+		return fmt.Errorf("a worker with Kubernetes %s and a control plane with %s: upgrade the control plane first", want, controlPlane)
 	}
 	return behind(w, c, want, controlPlane)
 }
@@ -88,7 +88,7 @@ func Behind(have, want string) error {
 
 func behind(worker, plane version, w, p string) error {
 	if worker.major != plane.major || worker.minor+mostBehind < plane.minor {
-		return fmt.Errorf("Kubernetes %s on a worker of a control plane of %s: at most %d minors between them, upgrade the worker first", w, p, mostBehind)
+		return fmt.Errorf("a worker with Kubernetes %s and a control plane with %s: at most %d minors between them, upgrade the worker first", w, p, mostBehind)
 	}
 	return nil
 }
