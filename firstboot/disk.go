@@ -56,7 +56,7 @@ func (n *Node) useSlot(d *install.Disk, s bootdisk.Slot) error {
 		return report.Fail("SW-INSTALL-STORE", "start the machine from its install medium to write the disk again", fmt.Errorf("%s, slot %s: %w", d.Path, s, err))
 	}
 	b.Manifest = install.Plain(b.Manifest)
-	n.disk = d
+	d.Runs, n.disk = s, d
 	if err := n.useBundle(b); err != nil {
 		return err
 	}
@@ -186,5 +186,5 @@ func (n *Node) resumeEnrolment() error {
 // useDisk takes content from the node's disk from here on, in place.
 func (n *Node) useDisk(m *lock.Manifest) {
 	n.Manifest = install.Plain(m)
-	n.Store = &blobs.Store{Source: blobs.Dir(n.disk.Slot(n.disk.Record.Slot)), Memory: memoryDir}
+	n.Store = &blobs.Store{Source: blobs.Dir(n.disk.Slot(n.disk.Runs)), Memory: memoryDir}
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"slipway.dev/slipway/bundle/lock"
@@ -80,6 +81,14 @@ type Node struct {
 	images   images
 	imported bool
 	hooked   bool // the commands before the installation have run
+
+	upgrading sync.Mutex
+	gaveUp    atomic.Bool
+	confirmed chan struct{} // closed when the trial that this start is has been confirmed
+
+	mu      sync.Mutex
+	phase   string // that runs
+	lastErr error  // of its attempts
 }
 
 // New returns a node that lives as long as ctx.

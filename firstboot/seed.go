@@ -34,7 +34,7 @@ func (n *Node) findSeed(ctx context.Context, key ed25519.PublicKey) error {
 		return err
 	}
 	n.seed = n.newSeed(n.Cmdline.Store)
-	b, err := n.seedManifest(ctx, key)
+	b, err := n.seedManifest(ctx, n.seed, key)
 	if err != nil {
 		return err
 	}
@@ -56,16 +56,16 @@ func (n *Node) newSeed(base string) *blobs.Seed {
 	})
 }
 
-func (n *Node) seedManifest(ctx context.Context, key ed25519.PublicKey) (install.Bundle, error) {
+func (n *Node) seedManifest(ctx context.Context, s *blobs.Seed, key ed25519.PublicKey) (install.Bundle, error) {
 	fail := func(err error) error {
 		return report.Fail("SW-SEED-MANIFEST", "check that the seed runs and serves this bundle's netboot files at slipway.store=; the node goes on asking",
-			fmt.Errorf("%s: %w", n.seed.Base, err))
+			fmt.Errorf("%s: %w", s.Base, err))
 	}
-	raw, err := n.seed.Get(ctx, layout.Manifest, maxManifest)
+	raw, err := s.Get(ctx, layout.Manifest, maxManifest)
 	if err != nil {
 		return install.Bundle{}, fail(err)
 	}
-	sig, err := n.seed.Get(ctx, layout.Signature, ed25519.SignatureSize)
+	sig, err := s.Get(ctx, layout.Signature, ed25519.SignatureSize)
 	if err != nil {
 		return install.Bundle{}, fail(err)
 	}
@@ -73,7 +73,7 @@ func (n *Node) seedManifest(ctx context.Context, key ed25519.PublicKey) (install
 	if err != nil {
 		return install.Bundle{}, report.Fail("SW-MEDIUM-REFUSED", "serve the netboot files that this kernel and initramfs came with: both come from one build", err)
 	}
-	return install.Bundle{Manifest: m, Raw: raw, Signature: sig, From: n.seed}, nil
+	return install.Bundle{Manifest: m, Raw: raw, Signature: sig, From: s}, nil
 }
 
 // earlyNetwork asks DHCP on all cards before there is a config that says otherwise.

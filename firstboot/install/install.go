@@ -51,6 +51,9 @@ type Disk struct {
 	Store, State string // mount points
 	Record       Record
 	Active       bool // it starts by itself
+	// Runs is the slot whose content the node uses: Record.Slot, which the loaders
+	// take first, but for a trial and for a slot that could not be loaded.
+	Runs bootdisk.Slot
 
 	m    Machine
 	plan *bootdisk.Disk
@@ -94,6 +97,7 @@ func Begin(ctx context.Context, m Machine, path string, o Owner, content int64, 
 		return nil, err
 	}
 	d.Record = Record{Format: 1, Node: o.Node, Instance: o.Instance, Progress: Writing, Slot: bootdisk.A}
+	d.Runs = d.Record.Slot
 	if err := d.save(); err != nil {
 		d.Unmount()
 		return nil, failed(path, err)
@@ -183,7 +187,7 @@ func (d *Disk) mount(ctx context.Context) error {
 		d.Unmount()
 		return err
 	}
-	d.Record = r
+	d.Record, d.Runs = r, r.Slot
 	return nil
 }
 

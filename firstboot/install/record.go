@@ -37,6 +37,7 @@ type Record struct {
 	Progress Progress      `json:"progress"`
 	Slot     bootdisk.Slot `json:"slot"`   // that the node runs
 	Bundle   string        `json:"bundle"` // name and serial in that slot, for people
+	Trial    *Trial        `json:"trial,omitempty"`
 }
 
 func (r Record) String() string {

@@ -1,0 +1,66 @@
+package firstboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/report"
+)
+
+// orders asks the seed what it wants of this node, for as long as the node runs.
+func (n *Node) orders(ctx context.Context) {
+	last := ""
+	for ctx.Err() == nil {
+		o, err := n.enrol.Order(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil && o.ID != last {
+			last = o.ID
+			n.Report.Emit(handoff.Event{Phase: "order", Step: string(o.Verb), State: handoff.Started, Text: "the seed wants it: " + string(o.Verb) + " " + o.Bundle})
+			if err = n.follow(ctx, o); err != nil {
+				n.Report.Error("order", string(o.Verb), err, nil)
+			}
+			n.outcome(ended(o, err))
+		}
+		select { // an order stands until its outcome has arrived
+		case <-ctx.Done():
+		case <-time.After(5 * time.Second):
+		}
+	}
+}
+
+// follow does what the seed ordered. An order that ends this start of the
+// machine returns only when that was in vain.
+func (n *Node) follow(ctx context.Context, o handoff.Order) error {
+	switch o.Verb {
+	case handoff.Upgrade:
+		err := n.upgrade(ctx, wanted{source: o.Store, order: o.ID})
+		if errors.Is(err, errCurrent) {
+			return nil
+		}
+		return err
+	}
+	return report.Fail("SW-ORDER-UNKNOWN", "the seed is newer than this node: upgrade the node first", fmt.Errorf("order %q", o.Verb))
+}
+
+func ended(o handoff.Order, err error) handoff.Outcome {
+	out := handoff.Outcome{ID: o.ID, State: handoff.Done}
+	if err != nil {
+		out.State, out.Text = handoff.Failed, err.Error()
+	}
+	if f, ok := errors.AsType[*report.Failure](err); ok {
+		out.Code, out.Hint = f.Code, f.Hint
+	}
+	return out
+}
+
+// outcome tells the seed how an order ended, as soon as it is there.
+func (n *Node) outcome(o handoff.Outcome) {
+	if n.enrol != nil && o.ID != "" {
+		n.tellSeed("order", func(ctx context.Context) error { return n.enrol.Ordered(ctx, o) })
+	}
+}
