@@ -83,6 +83,7 @@ type Node struct {
 	hooked   bool // the commands before the installation have run
 
 	upgrading sync.Mutex
+	asking    atomic.Pointer[func(handoff.Event)] // who asked on the node itself
 	gaveUp    atomic.Bool
 	confirmed chan struct{} // closed when the trial that this start is has been confirmed
 

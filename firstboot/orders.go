@@ -21,10 +21,14 @@ func (n *Node) orders(ctx context.Context) {
 		if err == nil && o.ID != last {
 			last = o.ID
 			n.Report.Emit(handoff.Event{Phase: "order", Step: string(o.Verb), State: handoff.Started, Text: "the seed wants it: " + string(o.Verb) + " " + o.Bundle})
-			if err = n.follow(ctx, o); err != nil {
-				n.Report.Error("order", string(o.Verb), err, nil)
+			if then, err := n.follow(ctx, o); then != "" {
+				n.end(then)
+			} else {
+				if err != nil {
+					n.Report.Error("order", string(o.Verb), err, nil)
+				}
+				n.outcome(ended(o, err))
 			}
-			n.outcome(ended(o, err))
 		}
 		select { // an order stands until its outcome has arrived
 		case <-ctx.Done():
@@ -33,18 +37,21 @@ func (n *Node) orders(ctx context.Context) {
 	}
 }
 
-// follow does what the seed ordered. An order that ends this start of the
-// machine returns only when that was in vain.
-func (n *Node) follow(ctx context.Context, o handoff.Order) error {
+// follow does what the seed ordered, and says how the machine has to end for it
+// to come about; "" when the order has come to its end.
+func (n *Node) follow(ctx context.Context, o handoff.Order) (then Power, err error) {
 	switch o.Verb {
 	case handoff.Upgrade:
-		err := n.upgrade(ctx, wanted{source: o.Store, order: o.ID})
-		if errors.Is(err, errCurrent) {
-			return nil
+		switch err := n.upgrade(ctx, wanted{source: o.Store, order: o.ID}); {
+		case err == nil:
+			return Kexec, nil
+		case errors.Is(err, errCurrent):
+			return "", nil
+		default:
+			return "", err
 		}
-		return err
 	}
-	return report.Fail("SW-ORDER-UNKNOWN", "the seed is newer than this node: upgrade the node first", fmt.Errorf("order %q", o.Verb))
+	return "", report.Fail("SW-ORDER-UNKNOWN", "the seed is newer than this node: upgrade the node first", fmt.Errorf("order %q", o.Verb))
 }
 
 func ended(o handoff.Order, err error) handoff.Outcome {

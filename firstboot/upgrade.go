@@ -39,9 +39,9 @@ type wanted struct {
 // errCurrent says that there is nothing to do.
 var errCurrent = errors.New("the node runs it already")
 
-// upgrade brings a bundle into the other slot and starts it on trial. It returns
-// only when there is nothing to do or something is in the way; then nothing of
-// what the machine starts has changed.
+// upgrade brings a bundle into the other slot and prepares its trial: the caller
+// ends the machine with Kexec. With an error nothing of what the machine starts
+// has changed.
 func (n *Node) upgrade(ctx context.Context, w wanted) error {
 	if !n.upgrading.TryLock() {
 		return report.Fail("SW-UPGRADE-BUSY", "wait for it: slipway status", errors.New("another upgrade is under way"))
@@ -88,9 +88,7 @@ func (n *Node) upgrade(ctx context.Context, w wanted) error {
 		return err
 	}
 	n.upgradeEvent("kexec", handoff.Running, fmt.Sprintf("starting slot %s on trial: Ready within %s, or the node goes back to slot %s", slot, w.limit, d.Runs), nil)
-	let()
-	n.end(Kexec)
-	return errors.New("the machine did not start the other kernel")
+	return nil
 }
 
 // offered finds the bundle of an upgrade; let lets go of where it is.
@@ -191,5 +189,9 @@ func only(a, b *lock.Manifest) (n int64) {
 }
 
 func (n *Node) upgradeEvent(step string, s handoff.State, text string, data map[string]any) {
-	n.Report.Emit(handoff.Event{Phase: upgradePhase, Step: step, State: s, Text: text, Data: data})
+	e := handoff.Event{Phase: upgradePhase, Step: step, State: s, Text: text, Data: data}
+	n.Report.Emit(e)
+	if tell := n.asking.Load(); tell != nil {
+		(*tell)(e)
+	}
 }

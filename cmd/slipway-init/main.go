@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"slipway.dev/slipway/firstboot"
+	"slipway.dev/slipway/firstboot/control"
 	"slipway.dev/slipway/firstboot/status"
 	"slipway.dev/slipway/images/layout"
 )
@@ -31,6 +32,9 @@ func main() {
 		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
+		if len(os.Args) > 1 && firstboot.Asks(os.Args[1]) {
+			exit(control.Ask(ctx, control.Path, control.Request{Verb: os.Args[1], Args: os.Args[2:]}, os.Stdout))
+		}
 		exit(firstboot.Status().Run(ctx, os.Args[1:], os.Stdout))
 	case len(os.Args) == 2 && os.Args[1] == "poweroff":
 		exit(syscall.Kill(1, syscall.SIGTERM))
