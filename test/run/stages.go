@@ -84,14 +84,19 @@ func unit(ctx context.Context, r *results) error {
 
 // variants are the example with lines changed: both for the emulator (see
 // scenario's start), one with the other compression.
-var variants = []struct{ name, old, new string }{
-	{"plain", "compression: none", "compression: none"},
-	{"packed", "compression: none", "compression: zstd"},
+var variants = []struct {
+	name, lock string
+	anew       bool
+	oldnew     []string
+}{
+	{"plain", "slipway.lock", true, nil},
+	{"packed", "slipway.lock", false, []string{"compression: none", "compression: zstd"}},
+	{"next", "next.lock", true, []string{"serial: 1", "serial: 2", "htop, ", ""}}, // what nodes are upgraded to: one package less
 }
 
 func buildISO(ctx context.Context, _ *results) error {
-	for i, v := range variants {
-		if err := buildVariant(ctx, v.name, "slipway.lock", i == 0, nil, v.old, v.new); err != nil {
+	for _, v := range variants {
+		if err := buildVariant(ctx, v.name, v.lock, v.anew, nil, v.oldnew...); err != nil {
 			return err
 		}
 	}

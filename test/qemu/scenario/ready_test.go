@@ -17,10 +17,10 @@ import (
 
 // TestReady takes a machine from power-on to a working cluster of one node, on
 // a network that leads nowhere, installed on its disk on the way; then breaks
-// things on it, and starts it from the disk alone.
+// things on it, starts it from the disk alone, and upgrades it there.
 func TestReady(t *testing.T) {
 	l := newLogin(t)
-	port := timedNetwork(t)
+	seg, port := timedNetwork(t)
 	started := time.Now()
 	config := l.installing("node-1", "")
 	config["user-data"] = append(config["user-data"], "  services: [iscsid, multipathd, rpcbind]\nusers:\n  - {name: ada, lock_passwd: false, hashed_passwd: "+adaHash+"}\n"...)
@@ -55,9 +55,18 @@ func TestReady(t *testing.T) {
 	t.Run("from its own disk", func(t *testing.T) {
 		vm.Close()
 		m.Boot, m.CIDATA = qemu.Boot{}, nil
-		if again := l.reach(t, start(t, m), "ready"); again != ca {
+		vm = start(t, m)
+		if again := l.reach(t, vm, "ready"); again != ca {
 			t.Errorf("another cluster: CA %.12s, before %.12s", again, ca)
 		}
+	})
+	u := &upgrading{l: l, vm: vm, store: newStore(t, seg), ca: ca}
+	t.Run("upgrade", u.test)
+	t.Run("from its own disk, upgraded", func(t *testing.T) {
+		vm.Close() // SIGKILL: a power cut
+		u.vm = start(t, m)
+		l.reach(t, u.vm, "services")
+		u.runs(t, "example 2", "b")
 	})
 }
 
