@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"slipway.dev/slipway/configs/handoff"
@@ -73,6 +74,9 @@ func parseUpgrade(args []string) (wanted, error) {
 		return w, fmt.Errorf("%q: one source at most\n%s", rest[1], upgradeUsage)
 	case len(rest) == 1:
 		w.source = rest[0]
+	}
+	if w.source != "" && !strings.HasPrefix(w.source, "http://") && !strings.HasPrefix(w.source, "https://") {
+		return w, fmt.Errorf("%q: want a URL, or nothing for the medium that is plugged in\n%s", w.source, upgradeUsage)
 	}
 	if w.limit < time.Minute {
 		return w, fmt.Errorf("--limit %s: want a minute at least\n%s", w.limit, upgradeUsage)

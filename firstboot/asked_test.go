@@ -17,6 +17,7 @@ func TestParseUpgrade(t *testing.T) {
 		{[]string{"http://10.0.0.1/slipway", "--limit", "5m"}, wanted{source: "http://10.0.0.1/slipway", limit: 5 * time.Minute}, ""},
 		{[]string{"--limit=5m"}, wanted{limit: 5 * time.Minute}, ""},
 		{[]string{"--limit", "5s"}, wanted{}, "want a minute at least"},
+		{[]string{"/dev/sdb"}, wanted{}, "want a URL, or nothing"},
 		{[]string{"a", "b"}, wanted{}, `"b": one source at most`},
 		{[]string{"--now"}, wanted{}, "usage: slipway upgrade"},
 	} {
