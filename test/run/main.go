@@ -43,10 +43,11 @@ func run(ctx context.Context) int {
 		{"unit", unit},
 		{"iso", buildISO},
 		{"root", root},
-		{"machines", scenarios("-skip", *all)},
+		{"machines", scenarios(quickTests, "^$", *all)},
+		{"clusters", scenarios("", quickTests+"|"+armTests, *all)},
 	}
 	begin := time.Now()
-	arm := []stage{{"arm64 iso", buildARM}, {"arm64 root", armAudit}, {"arm64 machines", scenarios("-run", *all)}}
+	arm := []stage{{"arm64 iso", buildARM}, {"arm64 root", armAudit}, {"arm64 machines", scenarios(armTests, "^$", *all)}}
 	late := func(ctx context.Context, r *results) error {
 		if !*all {
 			r.skips = append(r.skips, "arm64: no machine of it has become Ready under emulation yet, and building it cold takes twenty minutes: make test-arm64")

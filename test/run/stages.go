@@ -172,14 +172,20 @@ func armAudit(ctx context.Context, r *results) error {
 	return goTest(ctx, r, true, "-count=1", "-timeout", "30m", "-run", armRoot, auditPath)
 }
 
-// armTests are the scenarios that need what buildARM builds.
-const armTests = "^Test(ReproducibleBoth|AddingARM64|ReadyARM|MixedCluster|Combined)"
+// armTests are the scenarios that need what buildARM builds. Of all, those of
+// quickTests have machines of one processor that do not go as far as a cluster.
+const (
+	armTests   = "^Test(ReproducibleBoth|AddingARM64|ReadyARM|MixedCluster|Combined)"
+	quickTests = "^Test(EveryFirmwareReachesItsConfig|PackedISO|ConfigInsideTheISO|DamagedBlobIsRefusedByName|DiskLoaders|InstallFaults|" +
+		"NetbootFromAnyServer|NetworkBoot|SeedBesideDHCP|FailureScreens|Clocks|DeadCard|Bond)$"
+)
 
-// scenarios runs the machines that which (-run or -skip) of armTests leaves; with
-// all, also those that take many minutes, and as many power cuts and crash points
-// as a release wants.
-func scenarios(which string, all bool) func(context.Context, *results) error {
-	args := []string{"-timeout", "80m", which, armTests, scenarioPath, "-args", "-out", "../../../" + testDir}
+// scenarios runs machines: those whose names run matches, "" for all, but not
+// those of skip. With all, also what takes many minutes, and as many power cuts
+// and crash points as a release wants. Two machines run side by side where their
+// tests say that they may: they have one processor each.
+func scenarios(run, skip string, all bool) func(context.Context, *results) error {
+	args := []string{"-timeout", "80m", "-parallel", "2", "-run", run, "-skip", skip, scenarioPath, "-args", "-out", "../../../" + testDir}
 	if all {
 		args[1] = "12h"
 		args = append(args, "-all", "-cuts", "20", "-points", "3000", "-boots", "30")
