@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/install"
 	"slipway.dev/slipway/firstboot/report"
 )
 
@@ -42,6 +43,9 @@ func (n *Node) orders(ctx context.Context) {
 func (n *Node) follow(ctx context.Context, o handoff.Order) (then Power, err error) {
 	switch o.Verb {
 	case handoff.Upgrade:
+		if err := n.triedBefore(o.ID); err != nil {
+			return "", err
+		}
 		switch err := n.upgrade(ctx, wanted{source: o.Store, order: o.ID}); {
 		case err == nil:
 			return Kexec, nil
@@ -52,6 +56,18 @@ func (n *Node) follow(ctx context.Context, o handoff.Order) (then Power, err err
 		}
 	}
 	return "", report.Fail("SW-ORDER-UNKNOWN", "the seed is newer than this node: upgrade the node first", fmt.Errorf("order %q", o.Verb))
+}
+
+// triedBefore is how the trial of an order ended that the seed has not heard of.
+func (n *Node) triedBefore(order string) error {
+	if n.disk == nil || n.disk.Record.Trial == nil {
+		return nil
+	}
+	t := n.disk.Record.Trial
+	if t.Order != order || t.Step != install.GivenUp {
+		return nil
+	}
+	return &report.Failure{Code: t.Code, Hint: t.Hint, Err: errors.New(t.Text)}
 }
 
 func ended(o handoff.Order, err error) handoff.Outcome {
