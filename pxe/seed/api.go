@@ -75,8 +75,19 @@ const (
 	codeNotYours  = "SW-ENROL-ROLE"      // another node's business
 	codeJoin      = "SW-ENROL-JOIN"      // the API server did not do it
 	codeState     = "SW-ENROL-STATE"     // the seed's disk
+	codeToken     = "SW-ENROL-TOKEN"     // not, or no more, that of an order to reimage
 	codeArm       = "SW-SEED-ARM"
 	codeNoCluster = "SW-SEED-NO-CLUSTER"
+
+	codeOrderArch    = "SW-ORDER-BUNDLE"  // nothing is served for it
+	codeOrderNode    = "SW-ORDER-NODE"    // no node
+	codeOrderSelf    = "SW-ORDER-SELF"    // the seed's own machine
+	codeOrderState   = "SW-ORDER-STATE"   // it enrols again
+	codeOrderOpen    = "SW-ORDER-OPEN"    // one at a time
+	codeOrderNone    = "SW-ORDER-NONE"    // nothing to withdraw
+	codeOrderTold    = "SW-ORDER-TOLD"    // too late to withdraw
+	codeOrderLost    = "SW-ORDER-LOST"    // the machine is another node now, or none
+	codeOrderUnknown = "SW-ORDER-UNKNOWN" // an outcome of what nobody ordered
 )
 
 func refusal(code, hint, format string, args ...any) *handoff.Refusal {
@@ -109,9 +120,9 @@ func HTTPStatus(err error) int {
 	switch r.Code {
 	case codeTLS, codeBody, codeFacts, codeNonce, codeName, codeArm:
 		return http.StatusBadRequest
-	case codeRejected, codeNotYours:
+	case codeRejected, codeNotYours, codeToken:
 		return http.StatusForbidden
-	case codeUnknown:
+	case codeUnknown, codeOrderUnknown:
 		return http.StatusNotFound
 	case codeCrowd, codeRate:
 		return http.StatusTooManyRequests
