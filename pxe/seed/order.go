@@ -74,19 +74,13 @@ func (s *Seed) Order(ref string, verb handoff.Verb, how Ordering) (Machine, erro
 		return m, err
 	}
 	err := s.do(func(c *change) error {
-		r, _, err := c.find(ref)
+		r, err := c.orderable(ref, verb)
 		if err != nil {
-			return err
-		}
-		if err := c.orderable(r); err != nil {
 			return err
 		}
 		o := &Ordered{ID: hex.EncodeToString(id), Verb: verb, Given: s.now(), State: handoff.Started, Leave: how.Leave, Forget: how.Forget}
 		if verb != handoff.Reset {
 			served := s.o.medium(r.Arch)
-			if served == nil {
-				return refusal(codeOrderArch, "start the seed with a medium for it: slipway serve", "this seed serves no bundle for %s, which is %s", r.called(), r.Arch)
-			}
 			o.Bundle, o.Kubernetes = bundleOf(served), served.Kubernetes
 		}
 		if r.Order != nil {
@@ -101,28 +95,49 @@ func (s *Seed) Order(ref string, verb handoff.Verb, how Ordering) (Machine, erro
 	return m, err
 }
 
-// orderable says why a machine can be given no order.
-func (c *change) orderable(r *record) error {
+// Orderable says why a node can be given no such order, or which it is.
+func (s *Seed) Orderable(ref string, verb handoff.Verb) (m Machine, err error) {
+	err = s.do(func(c *change) error {
+		r, err := c.orderable(ref, verb)
+		if err == nil {
+			m = r.Machine
+		}
+		return err
+	})
+	return m, err
+}
+
+func (c *change) orderable(ref string, verb handoff.Verb) (*record, error) {
+	r, _, err := c.find(ref)
+	if err != nil {
+		return nil, err
+	}
 	e := c.peek(r.Node)
 	switch {
 	case r.Node == selfKey:
-		return refusal(codeOrderSelf, "type it on the machine itself", "%s is the machine that runs this seed", r.called())
+		return nil, errSelf(r)
 	case r.Node == "" || e == nil || e.Phase != used:
-		return refusal(codeOrderNode, "list them: slipway nodes", "%s is not a node that has its config", r.called())
+		return nil, refusal(codeOrderNode, "list them: slipway nodes", "%s is not a node that has its config", r.called())
 	case r.State == Waiting || r.State == Approved:
-		return refusal(codeOrderState, "approve it, or reject it: slipway reject "+cmp.Or(r.Code, r.ID), "%s was restarted and enrols again", r.called())
+		return nil, refusal(codeOrderState, "approve it, or reject it: slipway reject "+cmp.Or(r.Code, r.ID), "%s was restarted and enrols again", r.called())
 	case r.Order.Open():
-		return refusal(codeOrderOpen, "wait for it: slipway nodes, or take it back: slipway withdraw "+r.called(),
+		return nil, refusal(codeOrderOpen, "wait for it: slipway nodes, or take it back: slipway withdraw "+r.called(),
 			"%s has an order already, given at %s: %s", r.called(), r.Order.Given.Format(time.TimeOnly), r.Order)
+	case verb != handoff.Reset && c.s.o.medium(r.Arch) == nil:
+		return nil, refusal(codeOrderArch, "start the seed with a medium for it: slipway serve", "this seed serves no bundle for %s, which is %s", r.called(), r.Arch)
 	}
-	return nil
+	return r, nil
+}
+
+func errSelf(r *record) error {
+	return refusal(codeOrderSelf, "type it on the machine itself", "%s is the machine that runs this seed", r.called())
 }
 
 func (r *record) called() string { return cmp.Or(r.Name, r.ID) }
 
-// Withdraw takes an order back, as long as the node cannot know it, or puts one
+// TakeBack withdraws an order, as long as the node cannot know it, or puts one
 // that went wrong out of sight.
-func (s *Seed) Withdraw(ref string) (Machine, error) {
+func (s *Seed) TakeBack(ref string) (Machine, error) {
 	var m Machine
 	err := s.do(func(c *change) error {
 		r, _, err := c.find(ref)
@@ -260,6 +275,39 @@ func (s *Seed) Left(id, order string) error {
 	})
 }
 
+// Departing is a machine whose Node has to be deleted now.
+type Departing struct{ ID, Name, Order string }
+
+// Departing are the machines that were told to leave and have a Node still.
+func (s *Seed) Departing() (all []Departing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, r := range s.machines {
+		if o := r.Order; o != nil && o.Leave && !o.Told.IsZero() {
+			all = append(all, Departing{id, r.Name, o.ID})
+		}
+	}
+	return all
+}
+
+// Reached is the cluster that runs; ok is false while there is none.
+func (s *Seed) Reached() (k handoff.Cluster, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reached == nil {
+		return k, false
+	}
+	return *s.reached, true
+}
+
+// Serves is the bundle for an architecture and its Kubernetes, "" for none.
+func (s *Seed) Serves(a arch.Arch) (bundle, kubernetes string) {
+	if m := s.o.medium(a); m != nil {
+		return bundleOf(m), m.Kubernetes
+	}
+	return "", ""
+}
+
 // leaving: its old Node is still there, and deleting it once the new one has
 // joined would delete that.
 func (s *Seed) leaving(id string) bool {
@@ -291,7 +339,7 @@ func (s *Seed) Forget(ref string) (Machine, error) {
 			return err
 		}
 		if r.Node == selfKey {
-			return c.orderable(r)
+			return errSelf(r)
 		}
 		c.outlived(r, false, "the node was removed")
 		c.forget(r)

@@ -128,7 +128,7 @@ func TestUpgradeOrder(t *testing.T) {
 	if _, err := s.Order("control-plane-1", handoff.Reset, Ordering{}); code(err) != codeOrderOpen {
 		t.Errorf("a second order: %v", err)
 	}
-	if _, err := s.Withdraw("control-plane-1"); code(err) != codeOrderTold {
+	if _, err := s.TakeBack("control-plane-1"); code(err) != codeOrderTold {
 		t.Errorf("withdrawn after it was told: %v", err)
 	}
 	if r := c.must(t, 400, "POST", handoff.PathOrdered, handoff.Outcome{ID: o.ID, State: handoff.Running}, nil); r.Code != codeBody {
@@ -149,10 +149,10 @@ func TestUpgradeOrder(t *testing.T) {
 	if m.Order.Code != "SW-SLOT-TRIES" || m.Order.Text != "fell back" || m.Step.Code != "SW-SLOT-TRIES" || m.Step.Hint != "look" || m.State != Taken {
 		t.Errorf("%+v", m)
 	}
-	if m, err := s.Withdraw(m.ID); err != nil || m.Order.State != handoff.Skipped {
+	if m, err := s.TakeBack(m.ID); err != nil || m.Order.State != handoff.Skipped {
 		t.Errorf("%+v %v", m.Order, err)
 	}
-	if _, err := s.Withdraw(m.ID); code(err) != codeOrderNone {
+	if _, err := s.TakeBack(m.ID); code(err) != codeOrderNone {
 		t.Error(err)
 	}
 	text := ""
@@ -227,7 +227,7 @@ func TestWithdrawnOrderIsNotTold(t *testing.T) {
 	if _, err := s.Order(c.facts.Boot, handoff.Reset, Ordering{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Withdraw(c.facts.Boot); err != nil {
+	if _, err := s.TakeBack(c.facts.Boot); err != nil {
 		t.Fatal(err)
 	}
 	if o := tryOrder(t, c); o != nil {
@@ -365,7 +365,7 @@ func TestOrdersOutliveTheSeed(t *testing.T) {
 	if local(s, c[1]) || !local(s, c[2]) {
 		t.Error("where they start from is forgotten")
 	}
-	if m, err := s.Withdraw("worker-2"); err != nil || m.Order.Verb != handoff.Upgrade {
+	if m, err := s.TakeBack("worker-2"); err != nil || m.Order.Verb != handoff.Upgrade {
 		t.Errorf("%+v %v", m, err)
 	}
 	x := newClient(t, base, "", facts(2))
