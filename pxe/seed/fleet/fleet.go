@@ -90,7 +90,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 
 func (f *Fleet) leave(ctx context.Context, d seed.Departing) error {
 	k, ok := f.seed.Reached()
-	if !ok {
+	if !ok || f.kube == nil {
 		return fmt.Errorf("no cluster is known")
 	}
 	if err := f.kube.Delete(ctx, k, d.Name); err != nil {
@@ -107,7 +107,7 @@ func (f *Fleet) say(id string, format string, args ...any) {
 // cluster lists the nodes of the cluster that runs; none without one.
 func (f *Fleet) cluster(ctx context.Context) (k handoff.Cluster, nodes []kube.Node, err error) {
 	k, ok := f.seed.Reached()
-	if !ok {
+	if !ok || f.kube == nil {
 		return k, nil, nil
 	}
 	nodes, err = f.kube.Nodes(ctx, k)
