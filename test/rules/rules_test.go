@@ -128,7 +128,7 @@ func TestEveryPackageSaysWhatItDoesNotDo(t *testing.T) {
 // exceptions stand here with their reason.
 func TestBudgets(t *testing.T) {
 	files := map[string]int{
-		"cmd/slipway":       20, // a file per verb
+		"cmd/slipway":       22, // a file per verb
 		"configs":           25, // a section of a file that a person writes is a file here
 		"firstboot":         24, // a file per phase, and per thing that a running node is asked for
 		"firstboot/kubeadm": 15, // documents and services of one program, init and join
