@@ -140,16 +140,18 @@ func (d *Disk) resume(ctx context.Context, dev *device) (bool, error) {
 	return false, nil
 }
 
-// end takes a node's system off the disk that is going to be another's: it stops
-// starting before anything else of it changes, and is noted as this one's.
+// end takes a node's system off the disk that is going to be another's: it is
+// noted as this one's, and stops starting before anything else of it changes.
 func (d *Disk) end(dev *device) error {
 	d.Active = false
-	if old, err := bootdisk.Read(dev, dev.geometry); err == nil {
-		if err := dev.write(old.Disk.Deactivate()); err != nil {
-			return err
-		}
+	if err := dev.note(d.m.Note); err != nil {
+		return err
 	}
-	return dev.note(d.m.Note)
+	old, err := bootdisk.Read(dev, dev.geometry)
+	if err != nil {
+		return nil //nolint:nilerr // it is no node's
+	}
+	return dev.write(old.Disk.Deactivate())
 }
 
 // partition empties the ends of the disk, where every format has its marks, and

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"io"
 
 	"slipway.dev/slipway/images/bootdisk"
 )
@@ -38,13 +39,14 @@ func Noted(path string) []byte {
 		return nil
 	}
 	defer dev.Close()
-	return dev.noted()
+	return NotedIn(dev)
 }
 
-func (d *device) noted() []byte {
+// NotedIn is Noted of a disk that is open.
+func NotedIn(disk io.ReaderAt) []byte {
 	at := bootdisk.Spare()
 	b := make([]byte, at.Size)
-	if _, err := d.ReadAt(b, at.At); err != nil || !bytes.HasPrefix(b, []byte(noteMark)) {
+	if _, err := disk.ReadAt(b, at.At); err != nil || !bytes.HasPrefix(b, []byte(noteMark)) {
 		return nil
 	}
 	n := int64(binary.BigEndian.Uint32(b[len(noteMark):]))
@@ -65,7 +67,7 @@ func (d *Disk) forgetNote() error {
 		return err
 	}
 	defer dev.Close()
-	if dev.noted() == nil {
+	if NotedIn(dev) == nil {
 		return nil
 	}
 	at := bootdisk.Spare()
