@@ -27,6 +27,12 @@ import (
 // What it writes is read back by the phases that use it: system.erofs before it
 // is mounted, the rest before kubeadm; see installed.
 func installPhase(ctx context.Context, n *Node) error {
+	if n.disk != nil && n.disk.Record.Ends != "" {
+		return n.goOnReimaging(ctx)
+	}
+	if err := n.staysOnItsDisk(); err != nil {
+		return err
+	}
 	if err := n.judgeTrial(); err != nil {
 		return err
 	}
@@ -106,7 +112,7 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 		return n.disk, nil
 	}
 	want := n.User.Slipway.Install
-	all, err := disks.List("/sys", "/dev")
+	all, err := n.hardware.disks()
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +126,11 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 	if err != nil {
 		return nil, report.Fail("SW-DISK-CHOICE", "correct slipway.install.disk, or the machine's disks; the node looks again by itself", err)
 	}
+	if err := n.old.is(chosen); err != nil {
+		return nil, err
+	}
 	owner := n.owner()
-	own := slices.ContainsFunc(install.Find([]string{chosen.Path}), func(f install.Found) bool { return f.ID == owner.ID() })
+	own := n.old.has(chosen.Path) || slices.ContainsFunc(install.Find([]string{chosen.Path}), func(f install.Found) bool { return f.ID == owner.ID() })
 	if !own {
 		if err := disks.Consent(chosen, want.Wipe); err != nil {
 			return nil, report.Fail("SW-DISK-DATA", "write the disk's serial number into slipway.install.wipe if all of that may be lost, or take another disk", err)
@@ -135,7 +144,7 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 	for _, b := range n.Manifest.Blobs {
 		content += b.Size
 	}
-	d, err := install.Begin(ctx, n.machine(), chosen.Path, owner, content, loaders)
+	d, err := install.Begin(ctx, n.noting(), chosen.Path, owner, content, loaders)
 	if err != nil {
 		return nil, err
 	}

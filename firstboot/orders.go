@@ -54,6 +54,14 @@ func (n *Node) follow(ctx context.Context, o handoff.Order) (then Power, err err
 		default:
 			return "", err
 		}
+	case handoff.Reimage:
+		return "", n.reimage(ctx, o)
+	case handoff.Reset:
+		return "", n.resetThen(ctx, func(err error) {
+			limit, cancel := context.WithTimeout(ctx, 30*time.Second) // the disk is empty: there is no later
+			defer cancel()
+			_ = n.enrol.Ordered(limit, ended(o, err))
+		})
 	}
 	return "", report.Fail("SW-ORDER-UNKNOWN", "the seed is newer than this node: upgrade the node first", fmt.Errorf("order %q", o.Verb))
 }

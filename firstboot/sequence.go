@@ -110,7 +110,6 @@ func (n *Node) boot(ctx context.Context, all []phase) {
 		}
 	}
 	n.confirmTrial()
-	n.own("control", "", n.answering)
 	if n.enrol != nil {
 		n.own("order", "", n.orders)
 	}

@@ -48,6 +48,9 @@ func (n *Node) upgrade(ctx context.Context, w wanted) error {
 	}
 	defer n.upgrading.Unlock()
 	d := n.disk
+	if d != nil && d.Record.Trial != nil && d.Record.Trial.Step == install.Trying {
+		return report.Fail("SW-UPGRADE-BUSY", "wait for it: slipway events -f", fmt.Errorf("%s is on trial", d.Record.Trial.Bundle))
+	}
 	if d == nil || d.Record.Progress != install.Installed || !d.Active {
 		return report.Fail("SW-UPGRADE-DISK", "a node without a disk of its own runs what it is started with: start it from the new medium or seed",
 			errors.New("this node is not installed on a disk"))
@@ -94,10 +97,10 @@ func (n *Node) upgrade(ctx context.Context, w wanted) error {
 // offered finds the bundle of an upgrade; let lets go of where it is.
 func (n *Node) offered(ctx context.Context, source string) (b install.Bundle, let func(), err error) {
 	if source != "" {
-		s := n.newSeed(strings.TrimRight(source, "/"))
+		s := n.seedFor(upgradePhase, strings.TrimRight(source, "/"))
 		limit, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		defer cancel()
-		b, err = n.seedManifest(limit, s, n.key)
+		b, err = manifestFrom(limit, s, n.key)
 		return b, func() {}, err
 	}
 	devs, err := volume.List("/sys", "/dev")

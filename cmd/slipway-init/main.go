@@ -27,13 +27,13 @@ func main() {
 	case os.Getpid() == 1:
 		boot()
 	case filepath.Base(os.Args[0]) == "slipway":
-		if args, ok := status.Operator(os.Args[1:]); ok {
-			exit(syscall.Exec("/"+layout.Tool, append([]string{"slipway"}, args...), os.Environ()))
-		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		if len(os.Args) > 1 && firstboot.Asks(os.Args[1]) {
-			exit(control.Ask(ctx, control.Path, control.Request{Verb: os.Args[1], Args: os.Args[2:]}, os.Stdout))
+		if r, ok := firstboot.Asked(os.Args[1:]); ok {
+			exit(control.Ask(ctx, control.Path, r, os.Stdout))
+		}
+		if args, ok := status.Operator(os.Args[1:]); ok {
+			exit(syscall.Exec("/"+layout.Tool, append([]string{"slipway"}, args...), os.Environ()))
 		}
 		exit(firstboot.Status().Run(ctx, os.Args[1:], os.Stdout))
 	case len(os.Args) == 2 && os.Args[1] == "poweroff":

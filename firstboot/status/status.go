@@ -29,7 +29,7 @@ type Node struct {
 }
 
 // ErrUsage is a command line that means nothing.
-var ErrUsage = errors.New("usage: slipway status | events [-f] [-o json] | logs [SERVICE [-f]] | upgrade [URL] | seed VERB... | --help")
+var ErrUsage = errors.New("usage: slipway status | events [-f] [-o json] | logs [SERVICE [-f]] | upgrade [URL] | reset | seed VERB... | --help")
 
 // Operator returns the arguments for the operator's slipway, when a command line
 // is not the node's: every verb but the node's own, and those too after "seed",
@@ -38,7 +38,7 @@ func Operator(args []string) (rest []string, ok bool) {
 	if len(args) > 0 && args[0] == "seed" {
 		return args[1:], true
 	}
-	return args, len(args) > 0 && !slices.Contains([]string{"status", "events", "logs", "upgrade", "reset"}, args[0])
+	return args, len(args) > 0 && !slices.Contains([]string{"status", "events", "logs"}, args[0])
 }
 
 // Run executes one command line of the node's `slipway`.
