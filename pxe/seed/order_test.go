@@ -419,7 +419,8 @@ func TestNodesTellWhatTheyRun(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 	c.must(t, 204, "POST", handoff.PathEvents, handoff.Event{Phase: "upgrade", State: handoff.Failed, Code: "SW-SLOT", Text: "fell back", Data: map[string]any{"bundle": "x 9"}}.Line(), nil)
-	if m := s.Nodes()[0]; m.Bundle != "site 3" || m.State != Taken {
+	c.must(t, 204, "POST", handoff.PathEvents, handoff.Event{Phase: "order", Step: "reset", State: handoff.Failed, Code: "SW-RESET-DISK", Text: "no disk"}.Line(), nil)
+	if m := s.Nodes()[0]; m.Bundle != "site 3" || m.State != Taken { // not held: it runs on
 		t.Errorf("%+v", m)
 	}
 	c.must(t, 204, "POST", handoff.PathEvents, handoff.Event{Phase: "upgrade", State: handoff.Done, Data: map[string]any{"bundle": "site 4", "kubernetes": "v1.38.0"}}.Line(), nil)
