@@ -109,7 +109,10 @@ func (c *Client) introduce(ctx context.Context, f handoff.Facts) (string, error)
 		return "", err
 	}
 	commit := sha256.Sum256(nonce)
-	raw, err := c.ask(ctx, http.MethodPost, handoff.PathHello, handoff.Hello{Facts: f, Commit: hex.EncodeToString(commit[:])}, nil)
+	c.mu.Lock()
+	hello := handoff.Hello{Facts: f, Commit: hex.EncodeToString(commit[:]), Token: c.token}
+	c.mu.Unlock()
+	raw, err := c.ask(ctx, http.MethodPost, handoff.PathHello, hello, nil)
 	if err != nil {
 		return "", err
 	}

@@ -74,6 +74,7 @@ type seed struct {
 	polls   int // of the config, answered with 202
 	known   bool
 	hellos  int
+	tokens  []string // of the hellos
 	refuse  map[string]*refused
 	events  []handoff.Event
 	batches []int
@@ -131,6 +132,7 @@ func (s *seed) handle(w http.ResponseWriter, r *http.Request) {
 		if err := json.Unmarshal(body, &h); err != nil {
 			s.t.Error(err)
 		}
+		s.tokens = append(s.tokens, h.Token)
 		s.hellos, s.known, s.key, s.commit = s.hellos+1, true, key, h.Commit
 		answer(http.StatusOK, handoff.Welcome{Cluster: "lab", Nonce: hex.EncodeToString(s.nonce), Time: time.Now().Add(time.Hour)})
 	case "POST " + handoff.PathReveal:
@@ -403,5 +405,33 @@ func TestWaitingIsOneLine(t *testing.T) {
 	c.away(nil)
 	if len(h.l) != 2 || !strings.Contains(h.l[0].Text, "waiting for the seed at https://127.0.0.1:1: connection reset by peer") {
 		t.Errorf("%d events: %+v", len(h.l), h.l)
+	}
+}
+
+// A token is told to a seed that is pinned, at each introduction.
+func TestToken(t *testing.T) {
+	s := newSeed(t, newAuthority(t, time.Now()))
+	srv := s.serve("127.0.0.1:0")
+	c, err := New(srv.URL, "", func(handoff.Event) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Token("secret"); err == nil || !strings.Contains(err.Error(), "slipway.reimage=") {
+		t.Errorf("without a pin: %v", err)
+	}
+	if _, err := c.Enrol(t.Context(), handoff.Facts{}); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = New(srv.URL, handoff.KeyID(s.auth.ca.Raw), func(handoff.Event) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Token("secret"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Enrol(t.Context(), handoff.Facts{}); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.tokens) != 2 || s.tokens[0] != "" || s.tokens[1] != "secret" {
+		t.Errorf("the seed was told %q", s.tokens)
 	}
 }

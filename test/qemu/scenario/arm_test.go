@@ -227,7 +227,9 @@ func podOnEach(t *testing.T, n *node) {
 		t.Fatal(err)
 	}
 	n.kubectl(t, "apply", "-f", "/run/each.yaml")
-	n.kubectl(t, "rollout", "status", "daemonset/each", "--timeout=15m")
+	if _, err := n.r.Must(n.ctx, "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "rollout", "status", "daemonset/each", "--timeout=8m"); err != nil {
+		t.Fatalf("%v\n%s\n%s", err, n.kubectl(t, "get", "nodes,pods", "-A", "-o", "wide"), n.kubectl(t, "describe", "pods", "-l", "app=each"))
+	}
 	got := map[string]bool{}
 	for _, line := range strings.Split(strings.TrimSpace(n.kubectl(t, "get", "pods", "-l", "app=each", "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.podIP}{"\n"}{end}`)), "\n") {
 		var name, ip string

@@ -23,9 +23,10 @@ import (
 func TestDamagedBlobIsRefusedByName(t *testing.T) {
 	for _, role := range []lock.Role{lock.RoleSystem, lock.RoleLayer} {
 		t.Run(string(role), func(t *testing.T) {
+			t.Parallel()
 			image, name := damaged(t, role)
 			_, port := network(t)
-			vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1"), Tolerate: failed("SW-STORE-DIGEST")})
+			vm := start(t, qemu.Machine{Memory: 4096, CPUs: 1, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1"), Tolerate: failed("SW-STORE-DIGEST")})
 			e, err := vm.Wait(limit(t, 30*time.Minute), failed("SW-STORE-DIGEST"))
 			if err != nil {
 				t.Fatal(err)

@@ -31,6 +31,7 @@ func TestEveryFirmwareReachesItsConfig(t *testing.T) {
 		{"UEFI-disk", qemu.UEFI, qemu.DiskCopy(image)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			_, port := network(t)
 			vm := start(t, qemu.Machine{Memory: 2048, CPUs: 1, Firmware: c.firmware, Boot: c.boot, NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
 			for _, e := range vm.Console.Events() {
@@ -45,10 +46,11 @@ func TestEveryFirmwareReachesItsConfig(t *testing.T) {
 // TestPackedISO boots an ISO whose blobs are zstd frames until its content is in
 // memory, verified and mounted, and once more with too little memory for that.
 func TestPackedISO(t *testing.T) {
+	t.Parallel()
 	dir := packed(t)
 	image := filepath.Join(dir, built(t, dir).ISO.Path)
 	_, port := network(t)
-	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
+	vm := start(t, qemu.Machine{Memory: 4096, CPUs: 1, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
 	content := func(e handoff.Event) bool {
 		return e.Phase == "system" && e.Step == "content" && e.State == handoff.Done
 	}
@@ -70,6 +72,7 @@ func TestPackedISO(t *testing.T) {
 // TestConfigInsideTheISO boots without any config volume: the one that
 // bundle.yaml bakes in is used.
 func TestConfigInsideTheISO(t *testing.T) {
+	t.Parallel()
 	_, port := network(t)
 	vm := start(t, qemu.Machine{Memory: 2048, CPUs: 1, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}})
 	for _, e := range vm.Console.Events() {
