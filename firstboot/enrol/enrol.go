@@ -33,6 +33,9 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 			return conf, nil
 		case ctx.Err() != nil:
 			return handoff.Config{}, ctx.Err()
+		case c.spent(err):
+			c.tell(handoff.Event{Step: "seed", State: handoff.Running, Text: "the seed takes the token of the order to reimage no more: waiting for approval like any machine"})
+			continue
 		case stranger(err):
 			c.mu.Lock()
 			c.code = ""
@@ -53,6 +56,19 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 		}
 		return handoff.Config{}, failure(fmt.Errorf("enrolling at %s: %w", c.base, err))
 	}
+}
+
+// spent says that the seed refused the token, which is not shown again then.
+func (c *Client) spent(err error) bool {
+	r, ok := errors.AsType[*refused](err)
+	if !ok || r.Code != "SW-ENROL-TOKEN" {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	had := c.token != ""
+	c.token = ""
+	return had
 }
 
 // stranger says that the seed lost what it knew of the node's key.

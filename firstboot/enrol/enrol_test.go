@@ -133,6 +133,11 @@ func (s *seed) handle(w http.ResponseWriter, r *http.Request) {
 			s.t.Error(err)
 		}
 		s.tokens = append(s.tokens, h.Token)
+		if h.Token == "spent" {
+			w.WriteHeader(http.StatusForbidden)
+			_ = json.NewEncoder(w).Encode(handoff.Refusal{Code: "SW-ENROL-TOKEN", Text: "used"})
+			return
+		}
 		s.hellos, s.known, s.key, s.commit = s.hellos+1, true, key, h.Commit
 		answer(http.StatusOK, handoff.Welcome{Cluster: "lab", Nonce: hex.EncodeToString(s.nonce), Time: time.Now().Add(time.Hour)})
 	case "POST " + handoff.PathReveal:
@@ -431,7 +436,16 @@ func TestToken(t *testing.T) {
 	if _, err := c.Enrol(t.Context(), handoff.Facts{}); err != nil {
 		t.Fatal(err)
 	}
-	if len(s.tokens) != 2 || s.tokens[0] != "" || s.tokens[1] != "secret" {
+	if c, err = New(srv.URL, handoff.KeyID(s.auth.ca.Raw), func(handoff.Event) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Token("spent"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Enrol(t.Context(), handoff.Facts{}); err != nil { // it goes on without
+		t.Fatal(err)
+	}
+	if strings.Join(s.tokens, ",") != ",secret,spent," {
 		t.Errorf("the seed was told %q", s.tokens)
 	}
 }
