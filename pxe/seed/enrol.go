@@ -436,8 +436,10 @@ func (c *change) grant(r *record, e *enrolment, how string) error {
 		}
 	}
 	if r.Node != e.Key {
-		r.Disk = "" // it is about to be written
-		c.outlived(r, r.Order.Open() && r.Order.Verb == handoff.Reimage, "enrolled again as "+slot.name)
+		r.Disk = ""                                            // it is about to be written
+		if r.Order.Open() && r.Order.Verb != handoff.Reimage { // that one ends when the config is taken
+			c.outlived(r, false, "the machine was installed anew")
+		}
 	}
 	r.Name, r.Role, r.Rule, r.Node, r.Refused = slot.name, slot.role, slot.rule, e.Key, ""
 	e.Phase, e.Name, e.Role, e.Reason = granted, slot.name, slot.role, ""
@@ -465,6 +467,7 @@ func (c *change) take(key string, from netip.Addr) error {
 	r.State, r.Used, r.Code, r.Reason, r.Back = Taken, true, "", "", ""
 	r.Done, r.Total = 0, 0
 	r.runs(c.s.o, e.Facts.Bundle)
+	c.outlived(r, true, "enrolled again as "+e.Name)
 	if e.Role == configs.RoleControlPlane && c.s.reached != nil {
 		c.meta[metaCluster] = nil // it makes a new one, or tells of the old one again
 	}

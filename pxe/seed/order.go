@@ -176,7 +176,7 @@ func (c *change) outlived(r *record, done bool, text string) {
 	if !r.Order.Open() {
 		return
 	}
-	out := handoff.Outcome{State: handoff.Failed, Code: codeOrderLost, Text: text, Hint: "look what runs on it: slipway nodes " + r.called()}
+	out := handoff.Outcome{State: handoff.Skipped, Code: codeOrderLost, Text: text, Hint: "look what runs on it: slipway nodes " + r.called()}
 	if done {
 		out = handoff.Outcome{State: handoff.Done, Text: text}
 	}
@@ -237,8 +237,9 @@ func hashed(token string) string {
 	return hex.EncodeToString(h[:])
 }
 
-// vouch takes the token of an order to reimage the machine. It says nothing yet
-// of whether another start of it was quicker: admit does.
+// vouch takes the token of an order to reimage the machine. It is good until a
+// config was taken with it: a machine that loses power before that comes again,
+// and gets in when its earlier start has gone silent (supersede).
 func (c *change) vouch(e *enrolment, id, token string) error {
 	if token == "" {
 		return nil
@@ -278,12 +279,13 @@ func (s *Seed) Left(id, order string) error {
 // Departing is a machine whose Node has to be deleted now.
 type Departing struct{ ID, Name, Order string }
 
-// Departing are the machines that were told to leave and have a Node still.
+// Departing are the machines that were told to leave, or are back already, and
+// have a Node of before still.
 func (s *Seed) Departing() (all []Departing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, r := range s.machines {
-		if o := r.Order; o != nil && o.Leave && !o.Told.IsZero() {
+		if o := r.Order; o != nil && o.Leave && (!o.Told.IsZero() || !o.Open()) {
 			all = append(all, Departing{id, r.Name, o.ID})
 		}
 	}

@@ -290,13 +290,13 @@ func reimage(t *testing.T, how string) {
 	if status, r := again.helloWith(t, o.Token); status != 200 {
 		t.Errorf("the winner once more: %d %+v", status, r)
 	}
-	if status, r := newClient(t, base, "", f).helloWith(t, o.Token); status != 403 || r.Code != codeToken {
-		t.Errorf("a used token: %d %+v", status, r)
-	}
 	if conf, _ := again.config(t); conf.Name != "worker-1" {
 		t.Fatalf("%+v", conf)
 	}
 	again.must(t, 204, "POST", handoff.PathTaken, nil, nil)
+	if status, r := newClient(t, base, "", f).helloWith(t, o.Token); status != 403 || r.Code != codeToken {
+		t.Errorf("a used token: %d %+v", status, r)
+	}
 	if r := c.must(t, 403, "GET", handoff.PathOrder, nil, nil); r.Code != codeNotYours {
 		t.Errorf("the old key: %+v", r)
 	}
@@ -419,7 +419,8 @@ func TestNodesTellWhatTheyRun(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 	c.must(t, 204, "POST", handoff.PathEvents, handoff.Event{Phase: "upgrade", State: handoff.Failed, Code: "SW-SLOT", Text: "fell back", Data: map[string]any{"bundle": "x 9"}}.Line(), nil)
-	if m := s.Nodes()[0]; m.Bundle != "site 3" || m.State != Taken {
+	c.must(t, 204, "POST", handoff.PathEvents, handoff.Event{Phase: "order", Step: "reset", State: handoff.Failed, Code: "SW-RESET-DISK", Text: "no disk"}.Line(), nil)
+	if m := s.Nodes()[0]; m.Bundle != "site 3" || m.State != Taken { // not held: it runs on
 		t.Errorf("%+v", m)
 	}
 	c.must(t, 204, "POST", handoff.PathEvents, handoff.Event{Phase: "upgrade", State: handoff.Done, Data: map[string]any{"bundle": "site 4", "kubernetes": "v1.38.0"}}.Line(), nil)
@@ -457,4 +458,44 @@ func tryOrder(t *testing.T, c *client) *handoff.Order {
 		return &o
 	}
 	return nil
+}
+
+// TestReimageOverAPowerCut: the machine was let in and lost power before it had
+// its config. Its next start gets in when the first is silent, and not before.
+func TestReimageOverAPowerCut(t *testing.T) {
+	s := openSeed(t, t.TempDir(), site(t, approve("ask")), fleetOptions())
+	base := serve(t, s)
+	c := nodes(t, s, base, 1, 2)[1]
+	o := told(t, s, c, handoff.Reimage, Ordering{})
+	start := func() (*client, handoff.Standing) {
+		x := newClient(t, base, "", facts(2))
+		if status, r := x.helloWith(t, o.Token); status != 200 {
+			t.Fatalf("%d %+v", status, r)
+		}
+		var st handoff.Standing
+		x.must(t, 200, "POST", handoff.PathReveal, handoff.Reveal{Nonce: hex.EncodeToString(x.nonce)}, &st)
+		return x, st
+	}
+	first, st := start()
+	if st.State != "approved" {
+		t.Fatalf("%+v", st)
+	}
+	second, st := start()
+	if st.State != "waiting" || !strings.Contains(st.Text, "2 machines have the same MAC") {
+		t.Errorf("while the first is there: %+v", st)
+	}
+	s.mu.Lock()
+	s.presence[handoff.KeyID(first.public)].last -= liveFor
+	s.mu.Unlock()
+	conf, status := second.config(t)
+	if status != 200 || conf.Name != "worker-1" {
+		t.Fatalf("%d %+v", status, conf)
+	}
+	if r := first.must(t, 409, "GET", handoff.PathConfig, nil, nil); r.Code != codeReplaced {
+		t.Errorf("the first one: %+v", r)
+	}
+	second.must(t, 204, "POST", handoff.PathTaken, nil, nil)
+	if status, r := newClient(t, base, "", facts(2)).helloWith(t, o.Token); status != 403 || r.Code != codeToken {
+		t.Errorf("%d %+v", status, r)
+	}
 }

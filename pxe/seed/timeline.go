@@ -351,7 +351,7 @@ var order = []string{"kernel", "modules", "medium", "config", "network", "enrol"
 
 // ordered says that a phase is the following of an order, by a node that runs.
 func ordered(phase string) bool {
-	return slices.Contains([]handoff.Verb{handoff.Upgrade, handoff.Reimage, handoff.Reset}, handoff.Verb(phase))
+	return phase == "order" || slices.Contains([]handoff.Verb{handoff.Upgrade, handoff.Reimage, handoff.Reset}, handoff.Verb(phase))
 }
 
 // told sorts in what a node says of itself. s.mu is held; the caller saves.
