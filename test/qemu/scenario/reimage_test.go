@@ -16,7 +16,7 @@ import (
 // disk of its own for data.
 const dataDisks = `  cloudConfig:
     fs_setup: [{device: /dev/disk/by-id/virtio-DATA, filesystem: ext4, label: DATA, partition: none}]
-    mounts: [["LABEL=DATA", /data]]
+    mounts: [["LABEL=DATA", /srv/data]]
 `
 
 // keeper is a pod that only the worker may run, whose data outlives it.
@@ -36,7 +36,7 @@ spec:
         imagePullPolicy: IfNotPresent
         command: [/bin/busybox, sh, -c, "[ -e /data/mark ] || cat /proc/sys/kernel/random/uuid > /data/mark; exec /bin/busybox httpd -f -p 8080 -h /data"]
         volumeMounts: [{name: data, mountPath: /data}]
-      volumes: [{name: data, hostPath: {path: /data}}]
+      volumes: [{name: data, hostPath: {path: /srv/data, type: Directory}}]
 `
 
 // reimages installs the worker anew over the network, as the operator asks for it
