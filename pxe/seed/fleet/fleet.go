@@ -72,18 +72,18 @@ const again = 15 * time.Second
 func (f *Fleet) Run(ctx context.Context) error {
 	for {
 		_, changed := f.seed.Steps(^uint64(0))
-		var later <-chan time.Time
 		for _, d := range f.seed.Departing() {
 			if err := f.leave(ctx, d); err != nil && ctx.Err() == nil {
-				f.log.Warn("a Node was not deleted yet", "node", d.Name, "err", err)
-				later = time.After(again)
+				f.log.Warn("a Node was not deleted yet", "node", d.Name, "in", again, "err", err)
+				pause := make(chan struct{}) // whatever else happens
+				time.AfterFunc(again, func() { close(pause) })
+				changed = pause
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-		case <-later:
 		}
 	}
 }

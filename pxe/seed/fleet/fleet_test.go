@@ -480,3 +480,17 @@ func TestWithdrawLetsPodsCome(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestDrainIsInterrupted: no order is given, and the operator reads what stays.
+func TestDrainIsInterrupted(t *testing.T) {
+	s := newSite(t)
+	ctx, stop := context.WithCancel(t.Context())
+	s.kube.drain = context.Canceled
+	stop()
+	if _, err := s.Reimage(ctx, "w1", seed.Leaving{Force: true}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if m, _ := s.seed.Machine("w1"); m.Order != nil || !strings.Contains(s.steps("w1"), "the drain was stopped; it takes no new pods until: kubectl uncordon w1\n") {
+		t.Errorf("%+v\n%s", m.Order, s.steps("w1"))
+	}
+}
