@@ -441,8 +441,10 @@ func TestNodesTellWhatTheyRun(t *testing.T) {
 func TestJoinWaitsForTheOldNode(t *testing.T) {
 	s := openSeed(t, t.TempDir(), site(t, approve("ask")), fleetOptions())
 	c := nodes(t, s, serve(t, s), 1, 2)[1]
-	o := told(t, s, c, handoff.Reimage, Ordering{Leave: true})
+	told(t, s, c, handoff.Reimage, Ordering{Leave: true})
 	id := c.facts.Boot
+	m, _ := s.Machine(id)
+	o := *m.Order
 	if !s.leaving(id) {
 		t.Error("it does not leave")
 	}
