@@ -224,6 +224,9 @@ func (n *Node) noted() {
 		}
 		k.Seed = n.Cmdline.Seed
 		c, err := enrol.Resume(k, n.seedEvent())
+		if err == nil && n.Cmdline.Reimage != "" { // it may not have been let in yet
+			err = c.Token(n.Cmdline.Reimage)
+		}
 		if err != nil {
 			n.log.Warn("a note", "path", p, "err", err)
 			continue

@@ -137,12 +137,12 @@ func (n *Node) enrolled(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		n.enrol = c
-	}
-	if n.Cmdline.Reimage != "" {
-		if err := n.enrol.Token(n.Cmdline.Reimage); err != nil {
-			return err
+		if n.Cmdline.Reimage != "" {
+			if err := c.Token(n.Cmdline.Reimage); err != nil {
+				return err
+			}
 		}
+		n.enrol = c
 	}
 	facts, err := n.facts(ctx)
 	if err != nil {

@@ -59,7 +59,7 @@ func sequence() []phase {
 		// failure:  names what is missing (card, link, answer) and goes on
 		{name: "network", run: networkPhase, limit: netconf.Patience, retry: time.Second},
 
-		// reads:    slipway.install, or the disk that the node started from; all blobs of the bundle
+		// reads:    slipway.install, or the disk that the node started from and its mark; all blobs of the bundle
 		// leaves:   with a disk: partitions, the bundle in slot a, config and enrolment on it; everything
 		//           else goes on from that disk in this same boot. It starts by itself once all was read back
 		// failure:  no disk or several fit, data that nobody gave up: says which, looks again.

@@ -132,7 +132,7 @@ func (n *Node) permitted(ctx context.Context, m *lock.Manifest) error {
 		return errCurrent
 	}
 	if err := skew.Bundle(title(have), title(m)); err != nil {
-		return report.Fail("SW-UPGRADE-SERIAL", "to go back to an older bundle, install the node anew: slipway reimage", err)
+		return report.Fail("SW-UPGRADE-SERIAL", "to go back to an older bundle, reset the node (slipway reset) and install it from that medium", err)
 	}
 	plane, err := n.planeVersion(ctx)
 	if err == nil {

@@ -33,9 +33,6 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 			return conf, nil
 		case ctx.Err() != nil:
 			return handoff.Config{}, ctx.Err()
-		case c.spent(err):
-			c.tell(handoff.Event{Step: "seed", State: handoff.Running, Text: "the seed takes the token of the order to reimage no more: waiting for approval like any machine"})
-			continue
 		case stranger(err):
 			c.mu.Lock()
 			c.code = ""
@@ -45,6 +42,9 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 			if err := sleep(ctx, mostPause/5); err != nil {
 				return handoff.Config{}, err
 			}
+			continue
+		case c.spent(err):
+			c.tell(handoff.Event{Step: "token", State: handoff.Running, Text: "the seed does not take the token of the order to reimage this machine any more: waiting for approval instead"})
 			continue
 		}
 		c.mu.Lock()
@@ -58,23 +58,22 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 	}
 }
 
-// spent says that the seed refused the token, which is not shown again then.
-func (c *Client) spent(err error) bool {
-	r, ok := errors.AsType[*refused](err)
-	if !ok || r.Code != "SW-ENROL-TOKEN" {
-		return false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	had := c.token != ""
-	c.token = ""
-	return had
-}
-
 // stranger says that the seed lost what it knew of the node's key.
 func stranger(err error) bool {
 	r, ok := errors.AsType[*refused](err)
 	return ok && r.Code == "SW-ENROL-UNKNOWN"
+}
+
+// spent says that the seed refused the token, which is not shown any more then.
+func (c *Client) spent(err error) bool {
+	r, ok := errors.AsType[*refused](err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !ok || r.Code != "SW-ENROL-TOKEN" || c.token == "" {
+		return false
+	}
+	c.token = ""
+	return true
 }
 
 // once is one enrolment: hello, reveal, and the wait for the config.

@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -132,10 +133,8 @@ func (s *seed) handle(w http.ResponseWriter, r *http.Request) {
 		if err := json.Unmarshal(body, &h); err != nil {
 			s.t.Error(err)
 		}
-		s.tokens = append(s.tokens, h.Token)
-		if h.Token == "spent" {
-			w.WriteHeader(http.StatusForbidden)
-			_ = json.NewEncoder(w).Encode(handoff.Refusal{Code: "SW-ENROL-TOKEN", Text: "used"})
+		if s.tokens = append(s.tokens, h.Token); h.Token == "spent" {
+			answer(http.StatusForbidden, handoff.Refusal{Code: "SW-ENROL-TOKEN", Text: "no more"})
 			return
 		}
 		s.hellos, s.known, s.key, s.commit = s.hellos+1, true, key, h.Commit
@@ -436,16 +435,22 @@ func TestToken(t *testing.T) {
 	if _, err := c.Enrol(t.Context(), handoff.Facts{}); err != nil {
 		t.Fatal(err)
 	}
-	if c, err = New(srv.URL, handoff.KeyID(s.auth.ca.Raw), func(handoff.Event) {}); err != nil {
+	// One that the seed does not take is not shown again, and the operator is waited for.
+	var h heard
+	if c, err = New(srv.URL, handoff.KeyID(s.auth.ca.Raw), h.tell); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Token("spent"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Enrol(t.Context(), handoff.Facts{}); err != nil { // it goes on without
-		t.Fatal(err)
+	if conf, err := c.Enrol(t.Context(), handoff.Facts{}); err != nil || conf.Name != "node-1" || h.find("waiting for approval instead") == nil || h.find("slipway approve") == nil {
+		t.Errorf("a token that is spent: %+v, %v", conf, err)
 	}
-	if strings.Join(s.tokens, ",") != ",secret,spent," {
+	if got := s.tokens[2:]; !slices.Equal(got, []string{"spent", ""}) {
+		t.Errorf("the seed was told %q", got)
+	}
+	s.tokens = s.tokens[:2]
+	if len(s.tokens) != 2 || s.tokens[0] != "" || s.tokens[1] != "secret" {
 		t.Errorf("the seed was told %q", s.tokens)
 	}
 }

@@ -3,6 +3,7 @@ package install
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -280,5 +281,27 @@ func TestShredStaysOnTheDisk(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "home", "gone")); err == nil {
 		t.Error("the node's own file is there")
+	}
+}
+
+// What Begin empties are all places where e2fsck finds a copy of a superblock.
+func TestMarksAreTheSuperblocks(t *testing.T) {
+	dev := loopDisk(t, 3<<30)
+	for _, size := range []string{"1024", "2048", "4096"} {
+		run := func(argv ...string) ([]byte, error) { return exec.Command(argv[0], argv[1:]...).CombinedOutput() }
+		if out, err := run("mke2fs", "-q", "-F", "-t", "ext4", "-b", size, dev); err != nil {
+			t.Skipf("mke2fs: %v: %s", err, out)
+		}
+		d, err := open(dev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.write(marks(bootdisk.Partition{Size: 3 << 30})); err != nil {
+			t.Fatal(err)
+		}
+		d.Close()
+		if out, err := run("e2fsck", "-y", dev); err == nil || !strings.Contains(string(out), "Bad magic number") {
+			t.Errorf("blocks of %s: e2fsck finds a file system: %v\n%s", size, err, out)
+		}
 	}
 }

@@ -167,10 +167,9 @@ func (d *Disk) partition(dev *device, loaders map[string][]byte) error {
 	}
 	zero := make([]byte, edge)
 	first := []bootdisk.Write{{At: 0, Data: zero}, {At: dev.geometry.Size - edge, Data: zero}}
-	for _, p := range d.plan.Partitions() {
-		if p.First >= edge { // what was in their place
-			first = append(first, bootdisk.Write{At: p.First, Data: zero})
-		}
+	first = append(first, bootdisk.Write{At: d.plan.ESP().First, Data: zero})
+	for _, p := range []bootdisk.Partition{d.plan.Store(), d.plan.State()} { // what was in their place
+		first = append(first, marks(p)...)
 	}
 	for _, group := range [][]bootdisk.Write{first, d.plan.Table(), boot} { // Table clears what is Format's
 		if err := dev.write(group); err != nil {
@@ -257,11 +256,11 @@ func (d *Disk) check(ctx context.Context, dev string) error {
 	}
 	err := d.m.Run(ctx, []string{"/" + layout.E2fsck, "-p", dev})
 	var code interface{ ExitCode() int }
-	if errors.As(err, &code) && code.ExitCode() == 8 && d.Active {
+	if errors.As(err, &code) && code.ExitCode() == 8 {
 		// A power cut between the superblock's two sectors, which the kernel
 		// writes at every mount and unmount: -p takes no backup of it, -y does.
-		// Only on a disk that starts: in place of one that was only begun, a
-		// backup of an earlier file system may lie.
+		// There is no backup of an earlier file system that it could take: Begin
+		// emptied their places.
 		err = d.m.Run(ctx, []string{"/" + layout.E2fsck, "-y", dev})
 	}
 	if errors.As(err, &code) && code.ExitCode() <= 2 { // repaired

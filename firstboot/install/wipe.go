@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -132,18 +134,26 @@ const edge = 1 << 20
 
 // marks are writes of zeros over both ends of a partition, and over the copies
 // of its superblock that ext4 has in groups of 128 MiB whose numbers are powers
-// of 3, 5 and 7 (Documentation/filesystems/ext4, "Block and Inode Allocation Policy").
+// of 3, 5 and 7 (Documentation/filesystems/ext4/super.rst),
+// or where e2fsck looks for one: the second group for every size of blocks.
 func marks(p bootdisk.Partition) []bootdisk.Write {
 	const group, copied = 128 << 20, 64 << 10
-	out := []bootdisk.Write{{At: p.First, Data: make([]byte, edge)}, {At: p.First + p.Size - edge, Data: make([]byte, edge)}}
-	seen := map[int64]bool{}
+	places := map[int64]bool{0: true, p.Size - edge: true}
 	for _, base := range []int64{3, 5, 7} {
-		for n := int64(1); n*group < p.Size-edge; n *= base {
-			if !seen[n] {
-				seen[n] = true
-				out = append(out, bootdisk.Write{At: p.First + n*group, Data: make([]byte, copied)})
-			}
+		for at := int64(group); at < p.Size-edge; at *= base {
+			places[at] = true
 		}
+	}
+	for block := int64(1 << 10); 8*block*block < p.Size-edge && block <= 64<<10; block *= 2 {
+		places[8*block*block] = true
+	}
+	var out []bootdisk.Write
+	for _, at := range slices.Sorted(maps.Keys(places)) {
+		n := copied
+		if at == 0 || at == p.Size-edge {
+			n = edge
+		}
+		out = append(out, bootdisk.Write{At: p.First + at, Data: make([]byte, n)})
 	}
 	return out
 }

@@ -52,6 +52,9 @@ func (a again) judge(m *crash.Image) (crash.Verdict, error) {
 	case err == nil && n == a.new && n.enrolled(m, found):
 		return n.Judge(m)
 	}
+	if n == a.new && n.mended(m, found) {
+		return crash.Verdict{Outcome: crash.Resumes, Why: "e2fsck mends it"}, nil
+	}
 	return bricked("it starts no more, and its machine does not know it: record %+v, %v", record, err)
 }
 
@@ -70,6 +73,17 @@ func (j *Node) enrolled(m *crash.Image, found *bootdisk.Found) bool {
 		_, err := v.ReadFile("slipway/enrolment.json")
 		return err
 	}) == nil
+}
+
+// mended says whether e2fsck makes both volumes what resume wants of them.
+func (j *Node) mended(m *crash.Image, found *bootdisk.Found) bool {
+	for p, name := range map[bootdisk.Partition]string{found.Disk.Store(): "install.json", found.Disk.State(): "slipway/enrolment.json"} {
+		check := func(v volume) error { _, err := v.ReadFile(name); return err }
+		if j.volume(m, found, p, check) != nil && j.repaired(m, found, p, check) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // installAs does what a machine with a seed does with its disk.

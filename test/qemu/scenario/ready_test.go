@@ -52,10 +52,10 @@ func TestReady(t *testing.T) {
 	t.Run("clock jumps", n.clockJumps)
 	ca := caOf(t, vm, l)
 	t.Run("power button", n.powerButton)
+	vm.Close()
+	m.Boot, m.CIDATA = qemu.Boot{}, nil
+	vm = start(t, m)
 	t.Run("from its own disk", func(t *testing.T) {
-		vm.Close()
-		m.Boot, m.CIDATA = qemu.Boot{}, nil
-		vm = start(t, m)
 		if again := l.reach(t, vm, "ready"); again != ca {
 			t.Errorf("another cluster: CA %.12s, before %.12s", again, ca)
 		}

@@ -104,3 +104,41 @@ func nodeDisks(t *testing.T, name string) []qemu.Drive {
 	dir := t.TempDir()
 	return []qemu.Drive{{Path: filepath.Join(dir, name), Size: nodeDisk, Serial: "NODE"}, {Path: filepath.Join(dir, name+"-data"), Size: 4 << 30, Serial: "DATA"}}
 }
+
+// upgrades starts the seed again with the next bundle's medium and upgrades both
+// nodes from there, the control plane first.
+func (s *station) upgrades(t *testing.T, nodes ...*qemu.VM) {
+	if !*all {
+		t.Skip("skipped: TestReady upgrades a node, and test/orders carries the order; make test-all upgrades both nodes from the seed")
+	}
+	ctx := limitOf(t)
+	s.kill()
+	dir := filepath.Join(*out, "next")
+	s.args[len(s.args)-1] = filepath.Join(dir, built(t, dir).ISO.Path)
+	s.start()
+	for _, vm := range nodes {
+		vm.Console.Forget()
+		vm.Console.Tolerate = func(e handoff.Event) bool { return e.Phase == "services" }
+	}
+	plan, err := s.run(ctx, "upgrade", "--dry-run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := s.run(ctx, "upgrade", "--yes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("slipway upgrade --dry-run:\n%s\nslipway upgrade:\n%s", plan, said)
+	all, err := s.machines(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		if m.Bundle != "example 2" {
+			t.Errorf("%s runs %q, want example 2", m.Name, m.Bundle)
+		}
+	}
+	if said, err = s.run(ctx, "upgrade", "--yes"); err != nil || !strings.Contains(said, "example 2") {
+		t.Errorf("once more: %v\n%s", err, said)
+	}
+}
