@@ -183,7 +183,7 @@ func (c *change) hello(key string, from netip.Addr, h handoff.Hello) ([]byte, er
 		e = &enrolment{Key: key, Phase: introduced, Began: c.s.now()}
 		c.enrolments[key] = e
 	}
-	if err := c.vouch(e, c.identify(h.Facts), h.Token); err != nil {
+	if err := c.vouch(e, &h.Facts, h.Token); err != nil {
 		return nil, err
 	}
 	if e.Phase == revealed && e.Commit == h.Commit {

@@ -164,6 +164,7 @@ func (s *Seed) serveHello(_ context.Context, p peer, body io.Reader) (reply, err
 		return err
 	})
 	if err != nil {
+		s.doubt(&h.Facts, err)
 		return reply{}, err
 	}
 	return reply{http.StatusOK, handoff.Welcome{Cluster: s.cluster.Metadata.Name, Nonce: hex.EncodeToString(nonce), Time: s.now()}}, nil

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -35,8 +33,10 @@ type Ordered struct {
 	Code  string        `json:"code,omitempty"`
 	Text  string        `json:"text,omitempty"`
 	Hint  string        `json:"hint,omitempty"`
-	// Leave: the cluster still has its Node, which goes when the node has been told.
+	// Leave: the cluster has its Node still, which goes when the machine has enrolled
+	// again. Stay: it takes no new pods, and was to leave and does not.
 	Leave  bool `json:"leave,omitempty"`
+	Stay   bool `json:"stay,omitempty"`
 	Forget bool `json:"forget,omitempty"` // its name is free when it is done
 }
 
@@ -61,7 +61,7 @@ const mostPast = 8
 
 // Ordering is what an order is given with.
 type Ordering struct {
-	Leave  bool // delete the Node once the node has been told
+	Leave  bool // delete the Node once the machine has enrolled again
 	Forget bool // make the name free once it is done
 }
 
@@ -163,7 +163,7 @@ func (c *change) end(r *record, out handoff.Outcome) {
 	o := *r.Order
 	o.State, o.Ended, o.Code, o.Text, o.Hint = out.State, c.s.now(), clean(out.Code, longestCode), clean(out.Text, maxText), clean(out.Hint, maxText)
 	if o.State != handoff.Done {
-		o.Leave = false
+		o.Leave, o.Stay = false, o.Leave
 	}
 	r.Order, r.Token = &o, ""
 	text := fmt.Sprintf("%s: %s", &o, cmp.Or(o.Text, string(o.State)))
@@ -218,75 +218,39 @@ func (c *change) tell(key string) (*handoff.Order, error) {
 	return out, nil
 }
 
-// token is an order's, in hex. On disk is only what proves it: after a restart of
-// the seed the node is told another one. s.mu is held.
-func (s *Seed) token(order string) (string, error) {
-	if t := s.tokens[order]; t != "" {
-		return t, nil
-	}
-	b, err := random()
-	if err != nil {
-		return "", err
-	}
-	s.tokens[order] = hex.EncodeToString(b)
-	return s.tokens[order], nil
-}
-
-func hashed(token string) string {
-	h := sha256.Sum256([]byte("slipway reimage\x00" + token))
-	return hex.EncodeToString(h[:])
-}
-
-// vouch takes the token of an order to reimage the machine. It is good until a
-// config was taken with it: a machine that loses power before that comes again,
-// and gets in when its earlier start has gone silent (supersede).
-func (c *change) vouch(e *enrolment, id, token string) error {
-	if token == "" {
-		return nil
-	}
-	sum := []byte(hashed(token))
-	if e.Token != "" && subtle.ConstantTimeCompare([]byte(e.Token), sum) == 1 { // the answer was lost
-		return nil
-	}
-	r := c.peekMachine(id)
-	if r == nil || !r.reimaging() || r.Token == "" || subtle.ConstantTimeCompare([]byte(r.Token), sum) != 1 {
-		return refusal(codeToken, "it goes on without it and waits for approval: slipway nodes", "%s shows a token that is not, or no more, that of an order to reimage it", id)
-	}
-	e.Token = string(sum)
-	return nil
-}
-
-// vouched says that an enrolment shows the unused token of its machine's order.
-func (r *record) vouched(e *enrolment) bool {
-	return e.Token != "" && r.reimaging() && r.Token != "" && subtle.ConstantTimeCompare([]byte(r.Token), []byte(e.Token)) == 1
-}
-
-// Left says that the cluster has the Node of an order's machine no more.
+// Left says that what the cluster has of an order's machine is as it should be:
+// no Node of before, or one that takes pods again.
 func (s *Seed) Left(id, order string) error {
 	return s.do(func(c *change) error {
 		r := c.machine(id)
-		if r == nil || r.Order == nil || r.Order.ID != order || !r.Order.Leave {
+		if r == nil || r.Order == nil || r.Order.ID != order || !r.Order.Leave && !r.Order.Stay {
 			return nil
 		}
-		o := *r.Order
-		o.Leave = false
+		o, text := *r.Order, "its Node was deleted from the cluster"
+		if o.Stay {
+			text = "its Node takes pods again"
+		}
+		o.Leave, o.Stay = false, false
 		r.Order = &o
-		c.step(id, StageKubernetes, handoff.Done, "its Node was deleted from the cluster")
+		c.step(id, StageKubernetes, handoff.Done, "%s", text)
 		return nil
 	})
 }
 
-// Departing is a machine whose Node has to be deleted now.
-type Departing struct{ ID, Name, Order string }
+// Departing is a machine whose Node has to be deleted now, or has to take pods again.
+type Departing struct {
+	ID, Name, Order string
+	Stays           bool
+}
 
-// Departing are the machines that were told to leave, or are back already, and
-// have a Node of before still.
+// Departing are the machines that are back from a reimage and have a Node of
+// before still, and those that were drained for nothing.
 func (s *Seed) Departing() (all []Departing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, r := range s.machines {
-		if o := r.Order; o != nil && o.Leave && (!o.Told.IsZero() || !o.Open()) {
-			all = append(all, Departing{id, r.Name, o.ID})
+		if o := r.Order; o != nil && !o.Open() && (o.Leave || o.Stay) && r.Name != "" {
+			all = append(all, Departing{id, r.Name, o.ID, o.Stay})
 		}
 	}
 	return all
@@ -392,7 +356,7 @@ func (c *change) outcome(key string, out handoff.Outcome) error {
 		return refusal(codeBody, "", "state %q: want done or failed", clean(string(out.State), 16))
 	}
 	if o.Verb == handoff.Reimage && !o.Leave {
-		out.Hint = cmp.Or(out.Hint, "its Node may have left the cluster: restart the machine, then kubectl uncordon "+r.called())
+		out.Hint = cmp.Or(out.Hint, "its Node was deleted: restart the machine to bring it back")
 	}
 	c.end(r, out)
 	switch {

@@ -253,6 +253,9 @@ func reimage(t *testing.T, how string) {
 	if status, r := newClient(t, base, "", facts(2)).helloWith(t, strings.Repeat("ab", 32)); status != 403 || r.Code != codeToken {
 		t.Errorf("a token before there is an order: %d %+v", status, r)
 	}
+	if m, _ := s.Machine("worker-1"); m.Step.Code != codeToken {
+		t.Errorf("the operator does not see it: %+v", m.Step)
+	}
 	o := told(t, s, c, handoff.Reimage, Ordering{Leave: true})
 	if len(o.Token) != 64 || o.Store != storeURL {
 		t.Errorf("%+v", o)
@@ -276,6 +279,11 @@ func reimage(t *testing.T, how string) {
 		}
 	}
 	f := facts(2)
+	f.Serial = "another"
+	if status, r := newClient(t, base, "", f).helloWith(t, o.Token); status != 403 || r.Code != codeToken || !strings.Contains(r.Text, `the order is for "SN0002"`) {
+		t.Errorf("another serial number: %d %+v", status, r)
+	}
+	f = facts(2)
 	f.Bundle = "site 4"
 	again := newClient(t, base, "", f)
 	for range 2 { // the answer was lost
@@ -433,8 +441,10 @@ func TestNodesTellWhatTheyRun(t *testing.T) {
 func TestJoinWaitsForTheOldNode(t *testing.T) {
 	s := openSeed(t, t.TempDir(), site(t, approve("ask")), fleetOptions())
 	c := nodes(t, s, serve(t, s), 1, 2)[1]
-	o := told(t, s, c, handoff.Reimage, Ordering{Leave: true})
+	told(t, s, c, handoff.Reimage, Ordering{Leave: true})
 	id := c.facts.Boot
+	m, _ := s.Machine(id)
+	o := *m.Order
 	if !s.leaving(id) {
 		t.Error("it does not leave")
 	}

@@ -67,23 +67,24 @@ const (
 // again is how often the API server is asked once more.
 const again = 15 * time.Second
 
-// Run deletes the Nodes of machines that were told to leave, until ctx ends: also
-// of those that were told by an earlier run of the seed.
+// Run deletes the Nodes of machines that were reimaged, before they may join again,
+// and lets pods come to those that were drained for nothing, until ctx ends: also
+// what an earlier run of the seed left to do.
 func (f *Fleet) Run(ctx context.Context) error {
 	for {
 		_, changed := f.seed.Steps(^uint64(0))
-		var later <-chan time.Time
 		for _, d := range f.seed.Departing() {
 			if err := f.leave(ctx, d); err != nil && ctx.Err() == nil {
-				f.log.Warn("a Node was not deleted yet", "node", d.Name, "err", err)
-				later = time.After(again)
+				f.log.Warn("a Node is not as it should be yet", "node", d.Name, "in", again, "err", err)
+				pause := make(chan struct{}) // whatever else happens
+				time.AfterFunc(again, func() { close(pause) })
+				changed = pause
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-		case <-later:
 		}
 	}
 }
@@ -93,8 +94,20 @@ func (f *Fleet) leave(ctx context.Context, d seed.Departing) error {
 	if !ok || f.kube == nil {
 		return fmt.Errorf("no cluster is known")
 	}
-	if err := f.kube.Delete(ctx, k, d.Name); err != nil {
+	if !d.Stays {
+		if err := f.kube.Delete(ctx, k, d.Name); err != nil {
+			return err
+		}
+		return f.seed.Left(d.ID, d.Order)
+	}
+	nodes, err := f.kube.Nodes(ctx, k)
+	if err != nil {
 		return err
+	}
+	if n, ok := named(nodes, d.Name); ok && n.Cordoned {
+		if err := f.kube.Cordon(ctx, k, d.Name, false); err != nil {
+			return err
+		}
 	}
 	return f.seed.Left(d.ID, d.Order)
 }

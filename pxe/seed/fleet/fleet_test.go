@@ -357,16 +357,19 @@ func TestReimageAWorker(t *testing.T) {
 	}
 	var o handoff.Order
 	s.nodes[1].do("GET", handoff.PathOrder, nil, &o)
-	until(t, "its Node is deleted", func() bool { return len(s.seed.Departing()) == 0 })
-	if got := s.kube.done(); got != "delete w1" {
-		t.Error(got)
-	}
 	again := newNode(t, s.base, 2)
 	if st := again.enrol("site 4", o.Token); st.State != "approved" {
 		t.Fatalf("%+v", st)
 	}
+	if got := s.kube.done(); got != "" {
+		t.Errorf("before it has its config: %s", got)
+	}
 	if name := again.install(); name != "w1" {
 		t.Error(name)
+	}
+	until(t, "its Node is deleted", func() bool { return len(s.seed.Departing()) == 0 })
+	if got := s.kube.done(); got != "delete w1" {
+		t.Error(got)
 	}
 	for _, want := range []string{"draining it, for 7s at most\n", "default/web-1 is ending\n", "drained\n", "w1 was told: reimage\n", "its Node was deleted from the cluster\n", "approved by the token of the order to reimage it as w1, worker\n"} {
 		if !strings.Contains(s.steps("w1"), want) {
@@ -463,20 +466,44 @@ func TestRemoveAWorker(t *testing.T) {
 	}
 }
 
-func TestWithdrawLetsPodsCome(t *testing.T) {
+// TestANodeThatStaysTakesPods: withdrawn, or it could not follow.
+func TestANodeThatStaysTakesPods(t *testing.T) {
 	s := newSite(t)
-	if _, err := s.Reimage(t.Context(), "w1", seed.Leaving{}); err != nil {
-		t.Fatal(err)
-	}
-	s.kube.nodes[1].Cordoned = true
-	s.kube.done()
-	if m, err := s.Withdraw(t.Context(), "w1"); err != nil || m.Order.State != handoff.Skipped {
-		t.Errorf("%+v %v", m, err)
-	}
-	if got := s.kube.done(); got != "cordon w1 false" {
-		t.Error(got)
+	for _, how := range []string{"failed", "withdrawn"} {
+		if _, err := s.Reimage(t.Context(), "w1", seed.Leaving{}); err != nil {
+			t.Fatal(err)
+		}
+		s.kube.mu.Lock()
+		s.kube.nodes[1].Cordoned = true
+		s.kube.mu.Unlock()
+		s.kube.done()
+		if how == "failed" {
+			var o handoff.Order
+			s.nodes[1].do("GET", handoff.PathOrder, nil, &o)
+			s.nodes[1].do("POST", handoff.PathOrdered, handoff.Outcome{ID: o.ID, State: handoff.Failed, Code: "SW-REIMAGE-KEXEC", Text: "locked down"}, nil)
+		} else if m, err := s.Withdraw(t.Context(), "w1"); err != nil || m.Order.State != handoff.Skipped {
+			t.Errorf("%+v %v", m, err)
+		}
+		until(t, "it takes pods", func() bool { return len(s.seed.Departing()) == 0 })
+		if got := s.kube.done(); got != "cordon w1 false" {
+			t.Errorf("%s: %s", how, got)
+		}
 	}
 	if _, err := s.Withdraw(t.Context(), "w1"); codeOf(err) != "SW-ORDER-NONE" {
 		t.Error(err)
+	}
+}
+
+// TestDrainIsInterrupted: no order is given, and the operator reads what stays.
+func TestDrainIsInterrupted(t *testing.T) {
+	s := newSite(t)
+	ctx, stop := context.WithCancel(t.Context())
+	s.kube.drain = context.Canceled
+	stop()
+	if _, err := s.Reimage(ctx, "w1", seed.Leaving{Force: true}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if m, _ := s.seed.Machine("w1"); m.Order != nil || !strings.Contains(s.steps("w1"), "the drain was stopped; it takes no new pods until: kubectl uncordon w1\n") {
+		t.Errorf("%+v\n%s", m.Order, s.steps("w1"))
 	}
 }

@@ -91,7 +91,8 @@ func quorum(m seed.Machine, nodes []kube.Node) error {
 }
 
 // Reimage empties a node and orders it to install itself anew under its name. Its
-// Node is deleted once it was told, or at once with Force.
+// Node is deleted when the machine has enrolled again: one that cannot follow the
+// order goes on as it was. With Force it is deleted at once.
 func (f *Fleet) Reimage(ctx context.Context, ref string, how seed.Leaving) (seed.Machine, error) {
 	m, err := f.seed.Orderable(ref, handoff.Reimage)
 	if err != nil {
@@ -110,7 +111,7 @@ func (f *Fleet) Reimage(ctx context.Context, ref string, how seed.Leaving) (seed
 	}
 	if err := f.kube.Delete(ctx, k, m.Name); err != nil {
 		f.say(m.ID, "its Node was not deleted yet: %s", err)
-		return m, nil // Run does, once the node was told
+		return m, nil // Run does, once the machine has enrolled again
 	}
 	return m, f.seed.Left(m.ID, m.Order.ID)
 }
@@ -194,23 +195,8 @@ func hinted(err error, hint string) error {
 	return err
 }
 
-// Withdraw takes an order back that the node cannot know yet, and lets pods come
-// to the node again.
-func (f *Fleet) Withdraw(ctx context.Context, ref string) (seed.Machine, error) {
-	before, err := f.seed.Machine(ref)
-	if err != nil {
-		return before, err
-	}
-	m, err := f.seed.TakeBack(ref)
-	if err != nil || before.Order.Verb != handoff.Reimage {
-		return m, err
-	}
-	k, nodes, err := f.cluster(ctx)
-	if n, ok := named(nodes, m.Name); err == nil && ok && n.Cordoned {
-		err = f.kube.Cordon(ctx, k, m.Name, false)
-	}
-	if err != nil {
-		f.say(m.ID, "it takes no new pods until: kubectl uncordon %s (%s)", m.Name, err)
-	}
-	return m, nil
+// Withdraw takes an order back that the node cannot know yet. Run lets pods come to
+// the node again.
+func (f *Fleet) Withdraw(_ context.Context, ref string) (seed.Machine, error) {
+	return f.seed.TakeBack(ref)
 }
