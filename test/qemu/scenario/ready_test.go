@@ -54,6 +54,8 @@ func TestReady(t *testing.T) {
 	t.Run("power button", n.powerButton)
 	vm.Close()
 	m.Boot, m.CIDATA = qemu.Boot{}, nil
+	next := filepath.Join(*out, "next") // what it is upgraded from, and does not start
+	m.Disks = append(m.Disks, qemu.Drive{Path: filepath.Join(next, built(t, next).ISO.Path), ReadOnly: true, Serial: "NEXT"})
 	vm = start(t, m)
 	t.Run("from its own disk", func(t *testing.T) {
 		if again := l.reach(t, vm, "ready"); again != ca {
