@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -37,6 +39,7 @@ func run(ctx context.Context) int {
 	bench := flag.Bool("bench", false, "only the measurements against peers")
 	fuzzTime := flag.Duration("fuzz", 0, "only the fuzz targets, each for so long")
 	fuzzMatch := flag.String("fuzz-match", "", "only fuzz targets that this regular expression matches, as in ./pxe.FuzzDHCP")
+	only := flag.String("stage", "", "only the stages whose names this regular expression matches: lint, unit, iso, root, machines, clusters, arm64 iso, arm64 machines")
 	flag.Parse()
 	stages := []stage{
 		{"lint", lint},
@@ -68,8 +71,14 @@ func run(ctx context.Context) int {
 	case *fuzzTime > 0:
 		stages = []stage{{"fuzz", fuzzer(*fuzzTime, *fuzzMatch)}}
 	}
+	want, err := regexp.Compile(*only)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "-stage:", err)
+		return 2
+	}
+	stages = slices.DeleteFunc(stages, func(s stage) bool { return !want.MatchString(s.name) })
 	r := &results{}
-	err := inTurn(ctx, r, stages)
+	err = inTurn(ctx, r, stages)
 	r.print(os.Stdout, time.Since(begin))
 	if err != nil || r.failed > 0 {
 		return 1
