@@ -26,7 +26,11 @@ func TestDamagedBlobIsRefusedByName(t *testing.T) {
 			t.Parallel()
 			image, name := damaged(t, role)
 			_, port := network(t)
-			vm := start(t, qemu.Machine{Memory: 4096, CPUs: 1, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1"), Tolerate: failed("SW-STORE-DIGEST")})
+			cpus := 1
+			if role == lock.RoleLayer { // it gets as far as the preflight of a control plane
+				cpus = 2
+			}
+			vm := start(t, qemu.Machine{Memory: 4096, CPUs: cpus, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1"), Tolerate: failed("SW-STORE-DIGEST")})
 			e, err := vm.Wait(limit(t, 30*time.Minute), failed("SW-STORE-DIGEST"))
 			if err != nil {
 				t.Fatal(err)
