@@ -46,11 +46,10 @@ func TestEveryFirmwareReachesItsConfig(t *testing.T) {
 // TestPackedISO boots an ISO whose blobs are zstd frames until its content is in
 // memory, verified and mounted, and once more with too little memory for that.
 func TestPackedISO(t *testing.T) {
-	t.Parallel()
 	dir := packed(t)
 	image := filepath.Join(dir, built(t, dir).ISO.Path)
 	_, port := network(t)
-	vm := start(t, qemu.Machine{Memory: 4096, CPUs: 1, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
+	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(image), NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
 	content := func(e handoff.Event) bool {
 		return e.Phase == "system" && e.Step == "content" && e.State == handoff.Done
 	}

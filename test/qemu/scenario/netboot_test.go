@@ -20,7 +20,6 @@ import (
 // and the config; it goes away while blobs are fetched, and comes back once the
 // node has noticed. TestSeed goes on from there to a cluster.
 func TestNetbootFromAnyServer(t *testing.T) {
-	t.Parallel()
 	l := newLogin(t)
 	out := packed(t)
 	dir := filepath.Join(out, built(t, out).Netboot)
@@ -45,7 +44,7 @@ func TestNetbootFromAnyServer(t *testing.T) {
 	go func() { _ = srv.Serve(ln) }()
 	defer srv.Close()
 	args := boot.Cmdline{Consoles: []string{"tty0", "ttyS0"}, Store: "http://10.77.0.80/bundle", Extra: []string{"quiet", steady, "ds=nocloud;s=http://10.77.0.80/config/"}}
-	vm := start(t, qemu.Machine{Memory: 6144, CPUs: 1, Boot: qemu.Kernel(filepath.Join(dir, boot.Kernel), filepath.Join(dir, boot.Initramfs), args.String()), NICs: []*lan.Port{port}})
+	vm := start(t, qemu.Machine{Memory: 6144, Boot: qemu.Kernel(filepath.Join(dir, boot.Kernel), filepath.Join(dir, boot.Initramfs), args.String()), NICs: []*lan.Port{port}})
 	ctx := limit(t, 40*time.Minute)
 	if _, err := vm.Wait(ctx, done("network")); err != nil {
 		t.Fatal(err)
