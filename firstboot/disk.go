@@ -11,7 +11,6 @@ import (
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/blobs"
-	"slipway.dev/slipway/firstboot/disks"
 	"slipway.dev/slipway/firstboot/enrol"
 	"slipway.dev/slipway/firstboot/install"
 	"slipway.dev/slipway/firstboot/report"
@@ -56,7 +55,7 @@ func (n *Node) useSlot(d *install.Disk, s bootdisk.Slot) error {
 		return report.Fail("SW-INSTALL-STORE", "start the machine from its install medium to write the disk again", fmt.Errorf("%s, slot %s: %w", d.Path, s, err))
 	}
 	b.Manifest = install.Plain(b.Manifest)
-	n.disk = d
+	d.Runs, n.disk = s, d
 	if err := n.useBundle(b); err != nil {
 		return err
 	}
@@ -69,13 +68,9 @@ func always(*install.Disk) bool { return true }
 
 // ownDisk opens the one disk with slipway's tables that fits, nil without one.
 func (n *Node) ownDisk(ctx context.Context, looks func(install.Found) bool, fits func(*install.Disk) bool) (*install.Disk, error) {
-	all, err := disks.List("/sys", "/dev")
+	paths, err := n.paths()
 	if err != nil {
 		return nil, err
-	}
-	var paths []string
-	for _, d := range all {
-		paths = append(paths, d.Path)
 	}
 	var found *install.Disk
 	for _, f := range install.Find(paths) {
@@ -86,8 +81,12 @@ func (n *Node) ownDisk(ctx context.Context, looks func(install.Found) bool, fits
 			found.Unmount()
 			return nil, report.Fail("SW-DISK-AMBIGUOUS", "unplug all but one", fmt.Errorf("%s and %s are both slipway disks", found.Path, f.Path))
 		}
-		d, err := install.Open(ctx, n.machine(), f)
+		d, err := install.Open(ctx, n.hardware.machine(), f)
 		if errors.Is(err, fs.ErrNotExist) { // only begun
+			continue
+		}
+		if err != nil && !f.Active { // begun, and cut short before its file systems were made
+			n.log.Warn("a disk that does not start", "path", f.Path, "err", err)
 			continue
 		}
 		if err != nil {
@@ -105,6 +104,15 @@ func (n *Node) ownDisk(ctx context.Context, looks func(install.Found) bool, fits
 	return found, nil
 }
 
+// paths are those of all disks.
+func (n *Node) paths() (out []string, err error) {
+	all, err := n.hardware.disks()
+	for _, d := range all {
+		out = append(out, d.Path)
+	}
+	return out, err
+}
+
 // knownDisk finds the disk that this machine was being installed on, or is
 // installed on, under the seed of slipway.seed=: a machine that starts from the
 // network first does not become another one, and nobody has to approve it again.
@@ -117,8 +125,15 @@ func (n *Node) knownDisk(ctx context.Context) error {
 		}
 		return ok && err == nil && (kept.Pin() == n.Cmdline.Pin || n.Cmdline.Pin == "" && kept.Seed == n.Cmdline.Seed)
 	})
-	if d == nil || err != nil {
+	if err != nil {
 		return err
+	}
+	if d == nil {
+		n.noted()
+		return nil
+	}
+	if d.Record.Ends != "" {
+		return n.endOf(ctx, d, kept)
 	}
 	n.disk = d
 	n.step("disk", fmt.Sprintf("%s is this machine's: %s", d.Path, d.Record), nil)
@@ -140,6 +155,9 @@ func (n *Node) installedDisk(ctx context.Context) (*install.Disk, error) {
 
 // ownConfig is the one that the node's disk keeps; no other is looked for.
 func (n *Node) ownConfig() error {
+	if n.disk.Record.Ends == install.Reset {
+		return n.goOnResetting()
+	}
 	files, err := n.disk.Config()
 	if err == nil && files["user-data"] == nil && files["cluster.yaml"] == nil {
 		err = errors.New("it has no config")
@@ -186,5 +204,5 @@ func (n *Node) resumeEnrolment() error {
 // useDisk takes content from the node's disk from here on, in place.
 func (n *Node) useDisk(m *lock.Manifest) {
 	n.Manifest = install.Plain(m)
-	n.Store = &blobs.Store{Source: blobs.Dir(n.disk.Slot(n.disk.Record.Slot)), Memory: memoryDir}
+	n.Store = &blobs.Store{Source: blobs.Dir(n.disk.Slot(n.disk.Runs)), Memory: memoryDir}
 }

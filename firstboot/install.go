@@ -27,6 +27,15 @@ import (
 // What it writes is read back by the phases that use it: system.erofs before it
 // is mounted, the rest before kubeadm; see installed.
 func installPhase(ctx context.Context, n *Node) error {
+	if n.disk != nil && n.disk.Record.Ends != "" {
+		return n.goOnReimaging(ctx)
+	}
+	if err := n.staysOnItsDisk(); err != nil {
+		return err
+	}
+	if err := n.judgeTrial(); err != nil {
+		return err
+	}
 	if n.Cmdline.Disk != "" && !n.writing() {
 		n.done(fmt.Sprintf("on %s since it was installed, slot %s", n.disk.Path, n.Cmdline.Slot), nil)
 		return nil
@@ -54,7 +63,7 @@ func installPhase(ctx context.Context, n *Node) error {
 		return err
 	}
 	began, told := time.Now(), time.Now()
-	err = d.Fill(ctx, d.Record.Slot, n.bundle, func(done, total int64) {
+	err = d.Fill(ctx, d.Runs, n.bundle, func(done, total int64) {
 		if time.Since(told) < 3*time.Second && done < total {
 			return
 		}
@@ -65,7 +74,7 @@ func installPhase(ctx context.Context, n *Node) error {
 	if err != nil {
 		return storeFailure(err)
 	}
-	if err := d.Startable(d.Record.Slot, n.Manifest, n.diskCmdline()); err != nil {
+	if err := d.Startable(d.Runs, n.Manifest, n.diskCmdline()); err != nil {
 		return err
 	}
 	return n.runFrom(d)
@@ -103,7 +112,7 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 		return n.disk, nil
 	}
 	want := n.User.Slipway.Install
-	all, err := disks.List("/sys", "/dev")
+	all, err := n.hardware.disks()
 	if err != nil {
 		return nil, err
 	}
@@ -117,8 +126,11 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 	if err != nil {
 		return nil, report.Fail("SW-DISK-CHOICE", "correct slipway.install.disk, or the machine's disks; the node looks again by itself", err)
 	}
+	if err := n.old.is(chosen); err != nil {
+		return nil, err
+	}
 	owner := n.owner()
-	own := slices.ContainsFunc(install.Find([]string{chosen.Path}), func(f install.Found) bool { return f.ID == owner.ID() })
+	own := n.old.has(chosen.Path) || slices.ContainsFunc(install.Find([]string{chosen.Path}), func(f install.Found) bool { return f.ID == owner.ID() })
 	if !own {
 		if err := disks.Consent(chosen, want.Wipe); err != nil {
 			return nil, report.Fail("SW-DISK-DATA", "write the disk's serial number into slipway.install.wipe if all of that may be lost, or take another disk", err)
@@ -132,7 +144,7 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 	for _, b := range n.Manifest.Blobs {
 		content += b.Size
 	}
-	d, err := install.Begin(ctx, n.machine(), chosen.Path, owner, content, loaders)
+	d, err := install.Begin(ctx, n.noting(), chosen.Path, owner, content, loaders)
 	if err != nil {
 		return nil, err
 	}
@@ -168,20 +180,20 @@ func (n *Node) settleOn(ctx context.Context, d *install.Disk) error {
 
 // runFrom makes the disk where the node runs from, in this same boot.
 func (n *Node) runFrom(d *install.Disk) error {
-	raw, err := os.ReadFile(filepath.Join(d.Slot(d.Record.Slot), layout.Manifest))
+	raw, err := os.ReadFile(filepath.Join(d.Slot(d.Runs), layout.Manifest))
 	if err != nil {
 		return report.Fail("SW-INSTALL-STORE", "start the machine from its install medium to write the disk again", err)
 	}
-	sig, err := os.ReadFile(filepath.Join(d.Slot(d.Record.Slot), layout.Signature))
+	sig, err := os.ReadFile(filepath.Join(d.Slot(d.Runs), layout.Signature))
 	if err != nil {
 		return report.Fail("SW-INSTALL-STORE", "start the machine from its install medium to write the disk again", err)
 	}
 	m, err := lock.Open(n.key, raw, sig)
 	if err != nil {
-		return report.Fail("SW-INSTALL-FOREIGN", "start the machine from its disk, or from a medium of the same bundle", fmt.Errorf("%s, slot %s: %w", d.Path, d.Record.Slot, err))
+		return report.Fail("SW-INSTALL-FOREIGN", "start the machine from its disk, or from a medium of the same bundle", fmt.Errorf("%s, slot %s: %w", d.Path, d.Runs, err))
 	}
 	n.disk = d
-	if other := d.Record.Slot; !sameKernel(m, n.bundle.Manifest) {
+	if other := d.Runs; !sameKernel(m, n.bundle.Manifest) {
 		if err := d.Prepare(other, m, n.diskCmdline()); err != nil {
 			return report.Fail("SW-INSTALL-KERNEL", "start the machine from its disk", fmt.Errorf("%s runs another kernel than this medium: %w", d.Path, err))
 		}
@@ -190,8 +202,8 @@ func (n *Node) runFrom(d *install.Disk) error {
 		return errors.New("the machine did not start the other kernel")
 	}
 	n.useDisk(m)
-	n.done(fmt.Sprintf("%s, slot %s, %s %d; goes on without a restart", d.Path, d.Record.Slot, m.Name, m.Serial),
-		map[string]any{"device": filepath.Base(d.Path), "slot": string(d.Record.Slot), "progress": string(d.Record.Progress)})
+	n.done(fmt.Sprintf("%s, slot %s, %s %d; goes on without a restart", d.Path, d.Runs, m.Name, m.Serial),
+		map[string]any{"device": filepath.Base(d.Path), "slot": string(d.Runs), "progress": string(d.Record.Progress)})
 	return n.bring()
 }
 
@@ -201,7 +213,7 @@ func (n *Node) installed() error {
 	if n.disk == nil || n.disk.Record.Progress == install.Installed && n.disk.Active {
 		return nil
 	}
-	if err := n.disk.Finish(n.disk.Record.Slot, n.Manifest); err != nil {
+	if err := n.disk.Finish(n.disk.Runs, n.Manifest); err != nil {
 		return err
 	}
 	n.Report.Emit(handoff.Event{Phase: "install", Step: "active", State: handoff.Done, Text: fmt.Sprintf("%s was read back and is right: the machine starts from it now", n.disk.Path),

@@ -55,6 +55,9 @@ func kernelPhase(_ context.Context, n *Node) error {
 	if err := cgroups(cgroupDir); err != nil {
 		return report.Fail("SW-KERNEL-CGROUP", "boot with cgroup version 2", err)
 	}
+	if err := n.watchTrial(); err != nil {
+		return err
+	}
 	n.own("kernel", "reaper", func(ctx context.Context) { n.Children.Reap(ctx, n.log) })
 	n.own("kernel", "entropy", func(context.Context) { seedRandom() })
 	clock := setClock(built)

@@ -122,6 +122,9 @@ func (n *Node) startCluster(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	n.images = i
+	if err := n.settleTrial(ctx); err != nil {
+		return nil, err
+	}
 	if err := n.runner().Repair(); err != nil {
 		return nil, report.Fail("SW-KUBEADM-REPAIR", "look at the state volume with e2fsck", fmt.Errorf("repairing after an interruption: %w", err))
 	}
@@ -168,7 +171,7 @@ func kubernetesPhase(ctx context.Context, n *Node) error {
 		n.done(fmt.Sprintf("%s has joined the cluster", node.Name), nil)
 		return nil
 	}
-	node.Seeded = n.enrol != nil
+	node.Seeded, node.Again = n.enrol != nil, n.onTrial()
 	if err := r.Init(ctx, node); err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func mediumPhase(ctx context.Context, n *Node) error {
 			if _, ok := refused[d.Path]; ok {
 				continue
 			}
-			b, err := openMedium(d.Path, key)
+			b, err := openMedium(d.Path, mediumDir, key)
 			if err == nil {
 				return n.useMedium(d, b)
 			}
@@ -115,16 +115,16 @@ func publicKey(name string) (ed25519.PublicKey, error) {
 
 // openMedium mounts a medium and verifies its manifest; when that does not fit
 // the medium is left unmounted.
-func openMedium(dev string, key ed25519.PublicKey) (install.Bundle, error) {
-	if err := os.MkdirAll(mediumDir, 0o755); err != nil {
+func openMedium(dev, at string, key ed25519.PublicKey) (install.Bundle, error) {
+	if err := os.MkdirAll(at, 0o755); err != nil {
 		return install.Bundle{}, err
 	}
-	if err := unix.Mount(dev, mediumDir, "iso9660", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+	if err := unix.Mount(dev, at, "iso9660", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return install.Bundle{}, fmt.Errorf("mounting %s: %w", dev, err)
 	}
-	b, err := readBundle(mediumDir, key)
+	b, err := readBundle(at, key)
 	if err != nil {
-		_ = unix.Unmount(mediumDir, unix.MNT_DETACH)
+		_ = unix.Unmount(at, unix.MNT_DETACH)
 	}
 	return b, err
 }

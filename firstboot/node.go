@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"slipway.dev/slipway/bundle/lock"
@@ -13,11 +14,13 @@ import (
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/blobs"
 	"slipway.dev/slipway/firstboot/console"
+	"slipway.dev/slipway/firstboot/disks"
 	"slipway.dev/slipway/firstboot/enrol"
 	"slipway.dev/slipway/firstboot/install"
 	"slipway.dev/slipway/firstboot/modules"
 	"slipway.dev/slipway/firstboot/netconf"
 	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/root"
 	"slipway.dev/slipway/firstboot/supervise"
 	"slipway.dev/slipway/images/boot"
 )
@@ -76,10 +79,22 @@ type Node struct {
 	loaded  *verdict      // the modules that pods need
 
 	end      func(Power) // ends the machine
-	access   string      // how to log in at a console
+	last     func() bool // before the machine ends, when nothing else runs; false: it does not
+	hardware hardware
+	old      oldDisk // of a machine that is installed anew
+	access   string  // how to log in at a console
 	images   images
 	imported bool
 	hooked   bool // the commands before the installation have run
+
+	upgrading sync.Mutex
+	asking    atomic.Pointer[func(handoff.Event)] // who asked on the node itself
+	gaveUp    atomic.Bool
+	confirmed chan struct{} // closed when the trial that this start is has been confirmed
+
+	mu      sync.Mutex
+	phase   string // that runs
+	lastErr error  // of its attempts
 }
 
 // New returns a node that lives as long as ctx.
@@ -90,6 +105,7 @@ func New(ctx context.Context) *Node {
 	n.Report.Also(n.sink.Add)
 	n.Services = supervise.New(n.Children, supervise.Dirs{Log: logDir, Cgroup: cgroupDir + "/system"}, n.serviceEvent)
 	n.end = n.Shutdown
+	n.hardware = realHardware(n)
 	n.drivers = &drivers{changed: make(chan struct{})}
 	return n
 }
@@ -120,6 +136,19 @@ func (n *Node) own(phase, step string, f func(context.Context)) {
 		}()
 		f(n.life)
 	}()
+}
+
+// hardware is what installing and ending need of the machine.
+type hardware struct {
+	disks   func() ([]disks.Disk, error)
+	machine func() install.Machine
+	scratch string // directory for the installer's files
+	unmount func() // everything but the kernel's own
+	kexec   func(m *lock.Manifest, at func(lock.Blob) string, c boot.Cmdline) error
+}
+
+func realHardware(n *Node) hardware {
+	return hardware{unmount: root.UnmountAll, scratch: runDir + "/installer", disks: func() ([]disks.Disk, error) { return disks.List("/sys", "/dev") }, machine: n.machine, kexec: install.Next}
 }
 
 // drivers is the module loader, which changes with the root, and word of devices.

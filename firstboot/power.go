@@ -23,7 +23,7 @@ const (
 	Off    Power = "poweroff"
 	Halt   Power = "halt" // the processor stops, the power stays
 	Reboot Power = "reboot"
-	Kexec  Power = "kexec" // into the kernel that install.Disk.Prepare loaded
+	Kexec  Power = "kexec" // into the kernel that install.Next loaded
 )
 
 // ownReboot makes Ctrl-Alt-Del a SIGINT to PID 1 instead of an immediate reset (reboot(2)).
@@ -37,6 +37,9 @@ func (n *Node) Shutdown(p Power) {
 	n.Services.StopAll(10 * time.Second) // kubelet before containerd: the last added first
 	killRest(5 * time.Second)
 	unix.Sync()
+	if n.last != nil && !n.last() {
+		return
+	}
 	n.Report.Emit(handoff.Event{Phase: "shutdown", State: handoff.Done, Text: string(p), Data: map[string]any{"seconds": seconds(time.Since(began))}})
 	n.Consoles.Close(2 * time.Second)
 	root.UnmountAll()
@@ -51,6 +54,9 @@ func (n *Node) Shutdown(p Power) {
 		cmd = unix.LINUX_REBOOT_CMD_HALT
 	}
 	_ = unix.Reboot(cmd)
+	if p == Kexec { // the kernel did not take it; the disk says how to go on
+		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	}
 }
 
 // powerState is power_state of user-data: once what runs (done closes) has

@@ -34,7 +34,7 @@ func (n *Node) findSeed(ctx context.Context, key ed25519.PublicKey) error {
 		return err
 	}
 	n.seed = n.newSeed(n.Cmdline.Store)
-	b, err := n.seedManifest(ctx, key)
+	b, err := manifestFrom(ctx, n.seed, key)
 	if err != nil {
 		return err
 	}
@@ -47,25 +47,29 @@ func (n *Node) findSeed(ctx context.Context, key ed25519.PublicKey) error {
 	return nil
 }
 
-func (n *Node) newSeed(base string) *blobs.Seed {
+func (n *Node) newSeed(base string) *blobs.Seed { return n.seedFor("medium", base) }
+
+// seedFor is a source whose waiting is told in a phase.
+func (n *Node) seedFor(phase, base string) *blobs.Seed {
 	var told atomic.Int64 // seconds
 	return blobs.NewSeed(base, func(cause error) {
 		if now, last := time.Now().Unix(), told.Load(); now-last > 5 && told.CompareAndSwap(last, now) {
-			n.Report.Emit(handoff.Event{Phase: "medium", Step: "wait", State: handoff.Running, Text: "waiting for the seed: " + cause.Error()})
+			n.Report.Emit(handoff.Event{Phase: phase, Step: "wait", State: handoff.Running, Text: "waiting for the seed: " + cause.Error()})
 		}
 	})
 }
 
-func (n *Node) seedManifest(ctx context.Context, key ed25519.PublicKey) (install.Bundle, error) {
+// manifestFrom reads the manifest that a seed serves, and verifies it.
+func manifestFrom(ctx context.Context, s *blobs.Seed, key ed25519.PublicKey) (install.Bundle, error) {
 	fail := func(err error) error {
 		return report.Fail("SW-SEED-MANIFEST", "check that the seed runs and serves this bundle's netboot files at slipway.store=; the node goes on asking",
-			fmt.Errorf("%s: %w", n.seed.Base, err))
+			fmt.Errorf("%s: %w", s.Base, err))
 	}
-	raw, err := n.seed.Get(ctx, layout.Manifest, maxManifest)
+	raw, err := s.Get(ctx, layout.Manifest, maxManifest)
 	if err != nil {
 		return install.Bundle{}, fail(err)
 	}
-	sig, err := n.seed.Get(ctx, layout.Signature, ed25519.SignatureSize)
+	sig, err := s.Get(ctx, layout.Signature, ed25519.SignatureSize)
 	if err != nil {
 		return install.Bundle{}, fail(err)
 	}
@@ -73,7 +77,7 @@ func (n *Node) seedManifest(ctx context.Context, key ed25519.PublicKey) (install
 	if err != nil {
 		return install.Bundle{}, report.Fail("SW-MEDIUM-REFUSED", "serve the netboot files that this kernel and initramfs came with: both come from one build", err)
 	}
-	return install.Bundle{Manifest: m, Raw: raw, Signature: sig, From: n.seed}, nil
+	return install.Bundle{Manifest: m, Raw: raw, Signature: sig, From: s}, nil
 }
 
 // earlyNetwork asks DHCP on all cards before there is a config that says otherwise.
@@ -133,6 +137,11 @@ func (n *Node) enrolled(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if n.Cmdline.Reimage != "" {
+			if err := c.Token(n.Cmdline.Reimage); err != nil {
+				return err
+			}
+		}
 		n.enrol = c
 	}
 	facts, err := n.facts(ctx)
@@ -141,6 +150,7 @@ func (n *Node) enrolled(ctx context.Context) error {
 	}
 	conf, err := n.enrol.Enrol(ctx, facts)
 	if err != nil {
+		n.forgetNoted(ctx)
 		return err
 	}
 	n.followSeed(n.enrol.Offset())

@@ -59,7 +59,7 @@ func sequence() []phase {
 		// failure:  names what is missing (card, link, answer) and goes on
 		{name: "network", run: networkPhase, limit: netconf.Patience, retry: time.Second},
 
-		// reads:    slipway.install, or the disk that the node started from; all blobs of the bundle
+		// reads:    slipway.install, or the disk that the node started from and its mark; all blobs of the bundle
 		// leaves:   with a disk: partitions, the bundle in slot a, config and enrolment on it; everything
 		//           else goes on from that disk in this same boot. It starts by itself once all was read back
 		// failure:  no disk or several fit, data that nobody gave up: says which, looks again.
@@ -95,6 +95,7 @@ func Run(ctx context.Context, n *Node) { n.boot(ctx, sequence()) }
 
 func (n *Node) boot(ctx context.Context, all []phase) {
 	for i, p := range all {
+		n.at(p.name, nil)
 		if !n.attempt(ctx, p) {
 			<-ctx.Done()
 			return
@@ -108,7 +109,18 @@ func (n *Node) boot(ctx context.Context, all []phase) {
 				Text: fmt.Sprintf("slipway.until=%s names no phase", n.Cmdline.Until), Hint: "correct the boot entry"})
 		}
 	}
+	n.confirmTrial()
+	if n.enrol != nil {
+		n.own("order", "", n.orders)
+	}
 	<-ctx.Done()
+}
+
+// at keeps what the boot is doing.
+func (n *Node) at(phase string, err error) {
+	n.mu.Lock()
+	n.phase, n.lastErr = phase, err
+	n.mu.Unlock()
 }
 
 // attempt runs one phase until it is done; false means that the node holds.
@@ -139,6 +151,11 @@ func (n *Node) attempt(ctx context.Context, p phase) bool {
 			n.Report.Error(p.name, "", err, map[string]any{"seconds": seconds(took)})
 		}
 		last = err.Error()
+		n.at(p.name, err)
+		if n.onTrial() && (p.retry == 0 || damaged(err)) {
+			n.giveUp(err)
+			return false
+		}
 		if p.retry == 0 {
 			n.Report.Emit(handoff.Event{Phase: p.name, Step: "hold", State: handoff.Running,
 				Text: "the node holds here; Ctrl-Alt-Del restarts it"})

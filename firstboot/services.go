@@ -35,6 +35,7 @@ const (
 )
 
 func servicesPhase(ctx context.Context, n *Node) error {
+	n.takeRequests()
 	if err := n.preflight(); err != nil {
 		return err
 	}

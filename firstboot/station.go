@@ -73,7 +73,7 @@ func (n *Node) station(context.Context) error {
 	}
 	medium := mediumDir
 	if n.disk != nil {
-		medium = n.disk.Slot(n.disk.Record.Slot)
+		medium = n.disk.Slot(n.disk.Runs)
 		if err := n.servable(); err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (n *Node) station(context.Context) error {
 // servable: a disk has every blob plain, and a manifest that says that they are
 // packed is nobody's to change.
 func (n *Node) servable() error {
-	b, err := readBundle(n.disk.Slot(n.disk.Record.Slot), n.key)
+	b, err := readBundle(n.disk.Slot(n.disk.Runs), n.key)
 	if err != nil {
 		return err
 	}

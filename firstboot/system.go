@@ -132,7 +132,7 @@ func (n *Node) onDisk(b lock.Blob, err error) error {
 	f := report.Fail("SW-DISK-DIGEST", "the disk does not give back what was written: replace it, and install the node again", fmt.Errorf("%s: %w", n.disk.Path, err))
 	if n.writing() {
 		f = report.Fail("SW-INSTALL-VERIFY", "start the machine again to write the blob once more; if that does not help, replace the disk", fmt.Errorf("%s: %w", n.disk.Path, err))
-		err = n.disk.Bad(n.disk.Record.Slot, b)
+		err = n.disk.Bad(n.disk.Runs, b)
 		if err != nil {
 			n.log.Warn("taking a bad blob away", "blob", b.Name, "err", err)
 		}

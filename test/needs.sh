@@ -7,7 +7,7 @@ want=(qemu-system-x86 qemu-system-arm qemu-utils ovmf qemu-efi-aarch64 qemu-user
 	e2fsprogs xfsprogs dosfstools fdisk                               # data disks and state volumes
 	iproute2 dnsmasq-base busybox isc-dhcp-client dhcpcd-base tftp-hpa atftp curl wget # networks and real clients
 	chromium fonts-dejavu-core tmux)                                  # the page and the table as people see them
-[ "${1:-}" = bench ] && want+=(mmdebstrap xorriso erofs-utils tftpd-hpa nginx-light) # the peers
+[ "${1:-}" = bench ] && want+=(mmdebstrap xorriso erofs-utils tftpd-hpa nginx-light bmap-tools) # the peers
 missing=()
 for p in "${want[@]}"; do
 	dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")

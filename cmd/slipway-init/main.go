@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"slipway.dev/slipway/firstboot"
+	"slipway.dev/slipway/firstboot/control"
 	"slipway.dev/slipway/firstboot/status"
 	"slipway.dev/slipway/images/layout"
 )
@@ -26,11 +27,14 @@ func main() {
 	case os.Getpid() == 1:
 		boot()
 	case filepath.Base(os.Args[0]) == "slipway":
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		if r, ok := firstboot.Asked(os.Args[1:]); ok {
+			exit(control.Ask(ctx, control.Path, r, os.Stdout))
+		}
 		if args, ok := status.Operator(os.Args[1:]); ok {
 			exit(syscall.Exec("/"+layout.Tool, append([]string{"slipway"}, args...), os.Environ()))
 		}
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		defer stop()
 		exit(firstboot.Status().Run(ctx, os.Args[1:], os.Stdout))
 	case len(os.Args) == 2 && os.Args[1] == "poweroff":
 		exit(syscall.Kill(1, syscall.SIGTERM))

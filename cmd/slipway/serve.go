@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/images/medium"
 	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/pxe/seed/boot"
@@ -99,7 +100,9 @@ func (a *app) serve(ctx context.Context, f *serveFlags, names []string) error {
 	if screen.Size != nil { // above the table, which it would tear
 		log = a.loggerTo(live)
 	}
-	o := seed.Options{Log: log, Kube: kube.New(log), Address: wire.Addr}
+	self := wire.Addr.Addr()
+	web, k := netip.AddrPortFrom(self, uint16(f.ports.HTTP)), kube.New(log)
+	o := seed.Options{Log: log, Kube: k, Address: wire.Addr, Store: func(a arch.Arch) string { return boot.Store(web, a) }}
 	for _, m := range media {
 		o.Media = append(o.Media, m.Manifest)
 	}
@@ -109,15 +112,14 @@ func (a *app) serve(ctx context.Context, f *serveFlags, names []string) error {
 	}
 	defer s.Close()
 	p := newProgress(a.err)
-	self := wire.Addr.Addr()
 	b, err := boot.New(ctx, media, boot.Options{
-		HTTP: netip.AddrPortFrom(self, uint16(f.ports.HTTP)), Seed: "https://" + netip.AddrPortFrom(self, uint16(f.ports.Node)).String(),
+		HTTP: web, Seed: "https://" + netip.AddrPortFrom(self, uint16(f.ports.Node)).String(),
 		Pin: s.Pin(), Extra: f.kernel, Progress: func(done, total int64) { p.Step("reading what machines boot", done, total) }})
 	p.Done()
 	if err != nil {
 		return err
 	}
-	srv := serve.New(serve.Options{Wire: wire, Cluster: cluster, Seed: s, Boot: b, Ports: f.ports, State: f.dir, Page: f.page, PageLAN: f.pageLAN, Self: f.self, Kubeconfig: f.kubeconfig, Log: log})
+	srv := serve.New(serve.Options{Wire: wire, Cluster: cluster, Seed: s, Boot: b, Nodes: k, Ports: f.ports, State: f.dir, Page: f.page, PageLAN: f.pageLAN, Self: f.self, Kubeconfig: f.kubeconfig, Log: log})
 	return a.runSeed(ctx, srv, live)
 }
 

@@ -48,6 +48,9 @@ const (
 type Hello struct {
 	Facts  Facts  `json:"facts"`
 	Commit string `json:"commit"` // hex of SHA-256 of the nonce that Reveal tells
+	// Token is that of the order to reimage this machine: it gets its place again
+	// without the operator, once. A node tells it only to a seed with slipway.pin=.
+	Token string `json:"token,omitempty"`
 }
 
 // Facts are what a machine says of itself. They identify and never authenticate.

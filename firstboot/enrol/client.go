@@ -49,6 +49,7 @@ type Client struct {
 	offset time.Duration
 	code   string // what both sides know, once the node is introduced
 	shown  bool   // the screen has it
+	token  string // of an order, shown with each introduction
 }
 
 // New makes a key for this power-on. The seed is an https URL without a path;
@@ -84,6 +85,18 @@ func newClient(seed, pin string, id identity, tell func(handoff.Event)) (*Client
 				InsecureSkipVerify: true, VerifyConnection: c.verify}},
 	}
 	return c, nil
+}
+
+// Token has the introduction show the token of an order to reimage this machine.
+// It is told to a seed that is pinned and to no other.
+func (c *Client) Token(t string) error {
+	if c.pin == "" {
+		return report.Fail("SW-CMDLINE", "write slipway.pin= into the boot entry too", errors.New("slipway.reimage= is for the seed that gave it, and nothing says which that is"))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.token = t
+	return nil
 }
 
 // Key is the KeyID of the node's key.

@@ -43,6 +43,9 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 				return handoff.Config{}, err
 			}
 			continue
+		case c.spent(err):
+			c.tell(handoff.Event{Step: "token", State: handoff.Running, Text: "the seed does not take the token of the order to reimage this machine any more: waiting for approval instead"})
+			continue
 		}
 		c.mu.Lock()
 		c.not = time.Now().Add(calmPause)
@@ -59,6 +62,18 @@ func (c *Client) Enrol(ctx context.Context, f handoff.Facts) (handoff.Config, er
 func stranger(err error) bool {
 	r, ok := errors.AsType[*refused](err)
 	return ok && r.Code == "SW-ENROL-UNKNOWN"
+}
+
+// spent says that the seed refused the token, which is not shown any more then.
+func (c *Client) spent(err error) bool {
+	r, ok := errors.AsType[*refused](err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !ok || r.Code != "SW-ENROL-TOKEN" || c.token == "" {
+		return false
+	}
+	c.token = ""
+	return true
 }
 
 // once is one enrolment: hello, reveal, and the wait for the config.
@@ -109,7 +124,10 @@ func (c *Client) introduce(ctx context.Context, f handoff.Facts) (string, error)
 		return "", err
 	}
 	commit := sha256.Sum256(nonce)
-	raw, err := c.ask(ctx, http.MethodPost, handoff.PathHello, handoff.Hello{Facts: f, Commit: hex.EncodeToString(commit[:])}, nil)
+	c.mu.Lock()
+	hello := handoff.Hello{Facts: f, Commit: hex.EncodeToString(commit[:]), Token: c.token}
+	c.mu.Unlock()
+	raw, err := c.ask(ctx, http.MethodPost, handoff.PathHello, hello, nil)
 	if err != nil {
 		return "", err
 	}

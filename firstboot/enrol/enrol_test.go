@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -74,6 +75,7 @@ type seed struct {
 	polls   int // of the config, answered with 202
 	known   bool
 	hellos  int
+	tokens  []string // of the hellos
 	refuse  map[string]*refused
 	events  []handoff.Event
 	batches []int
@@ -130,6 +132,10 @@ func (s *seed) handle(w http.ResponseWriter, r *http.Request) {
 		var h handoff.Hello
 		if err := json.Unmarshal(body, &h); err != nil {
 			s.t.Error(err)
+		}
+		if s.tokens = append(s.tokens, h.Token); h.Token == "spent" {
+			answer(http.StatusForbidden, handoff.Refusal{Code: "SW-ENROL-TOKEN", Text: "no more"})
+			return
 		}
 		s.hellos, s.known, s.key, s.commit = s.hellos+1, true, key, h.Commit
 		answer(http.StatusOK, handoff.Welcome{Cluster: "lab", Nonce: hex.EncodeToString(s.nonce), Time: time.Now().Add(time.Hour)})
@@ -403,5 +409,48 @@ func TestWaitingIsOneLine(t *testing.T) {
 	c.away(nil)
 	if len(h.l) != 2 || !strings.Contains(h.l[0].Text, "waiting for the seed at https://127.0.0.1:1: connection reset by peer") {
 		t.Errorf("%d events: %+v", len(h.l), h.l)
+	}
+}
+
+// A token is told to a seed that is pinned, at each introduction.
+func TestToken(t *testing.T) {
+	s := newSeed(t, newAuthority(t, time.Now()))
+	srv := s.serve("127.0.0.1:0")
+	c, err := New(srv.URL, "", func(handoff.Event) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Token("secret"); err == nil || !strings.Contains(err.Error(), "slipway.reimage=") {
+		t.Errorf("without a pin: %v", err)
+	}
+	if _, err := c.Enrol(t.Context(), handoff.Facts{}); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = New(srv.URL, handoff.KeyID(s.auth.ca.Raw), func(handoff.Event) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Token("secret"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Enrol(t.Context(), handoff.Facts{}); err != nil {
+		t.Fatal(err)
+	}
+	// One that the seed does not take is not shown again, and the operator is waited for.
+	var h heard
+	if c, err = New(srv.URL, handoff.KeyID(s.auth.ca.Raw), h.tell); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Token("spent"); err != nil {
+		t.Fatal(err)
+	}
+	if conf, err := c.Enrol(t.Context(), handoff.Facts{}); err != nil || conf.Name != "node-1" || h.find("waiting for approval instead") == nil || h.find("slipway approve") == nil {
+		t.Errorf("a token that is spent: %+v, %v", conf, err)
+	}
+	if got := s.tokens[2:]; !slices.Equal(got, []string{"spent", ""}) {
+		t.Errorf("the seed was told %q", got)
+	}
+	s.tokens = s.tokens[:2]
+	if len(s.tokens) != 2 || s.tokens[0] != "" || s.tokens[1] != "secret" {
+		t.Errorf("the seed was told %q", s.tokens)
 	}
 }

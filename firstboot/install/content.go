@@ -213,7 +213,7 @@ func (d *Disk) Finish(s bootdisk.Slot, m *lock.Manifest) error {
 		return failed(d.Path, err)
 	}
 	d.Record.Progress, d.Record.Slot = Installed, s
-	d.Record.Bundle = fmt.Sprintf("%s %d", m.Name, m.Serial)
+	d.Record.Bundle = title(m)
 	if err := d.save(); err != nil {
 		return failed(d.Path, err)
 	}

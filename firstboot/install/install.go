@@ -42,6 +42,9 @@ type Machine struct {
 	Partition func(ctx context.Context, disk string, p bootdisk.Partition) (string, error)
 	// Tell is told what is done, for people.
 	Tell func(text string)
+	// Note is what Begin leaves on the disk before it destroys anything, so that
+	// whoever finds the disk half made knows whose it is; see Noted. nil for nothing.
+	Note []byte
 }
 
 // Disk is a slipway disk with both of its volumes mounted.
@@ -51,6 +54,9 @@ type Disk struct {
 	Store, State string // mount points
 	Record       Record
 	Active       bool // it starts by itself
+	// Runs is the slot whose content the node uses: Record.Slot, which the loaders
+	// take first, but for a trial and for a slot that could not be loaded.
+	Runs bootdisk.Slot
 
 	m    Machine
 	plan *bootdisk.Disk
@@ -71,8 +77,8 @@ func (o Owner) ID() bootdisk.GUID {
 }
 
 // Begin makes a disk the owner's, from whatever it was, or goes on where an
-// earlier try stopped. content is the number of bytes of a bundle. What is on
-// the disk is lost: consent is the caller's business.
+// earlier try stopped. A disk with a Mark begins anew. content is the number of
+// bytes of a bundle. What is on the disk is lost: consent is the caller's business.
 func Begin(ctx context.Context, m Machine, path string, o Owner, content int64, loaders map[string][]byte) (*Disk, error) {
 	dev, err := open(path)
 	if err != nil {
@@ -87,6 +93,9 @@ func Begin(ctx context.Context, m Machine, path string, o Owner, content int64, 
 	if again, err := d.resume(ctx, dev); err != nil || again {
 		return d, err
 	}
+	if err := d.end(dev); err != nil {
+		return nil, failed(path, err)
+	}
 	if err := d.partition(dev, loaders); err != nil {
 		return nil, failed(path, err)
 	}
@@ -94,6 +103,7 @@ func Begin(ctx context.Context, m Machine, path string, o Owner, content int64, 
 		return nil, err
 	}
 	d.Record = Record{Format: 1, Node: o.Node, Instance: o.Instance, Progress: Writing, Slot: bootdisk.A}
+	d.Runs = d.Record.Slot
 	if err := d.save(); err != nil {
 		d.Unmount()
 		return nil, failed(path, err)
@@ -115,6 +125,12 @@ func (d *Disk) resume(ctx context.Context, dev *device) (bool, error) {
 	d.plan = found.Disk // a bundle of another size would be given other places
 	d.Active = found.Active
 	err = d.mount(ctx)
+	if err == nil && d.Record.Ends != "" {
+		d.m.Tell(fmt.Sprintf("%s: its %s was ordered: from the start", d.Path, d.Record.Ends))
+		d.Unmount()
+		d.plan = planned
+		return false, nil
+	}
 	if err == nil {
 		d.m.Tell(fmt.Sprintf("%s: going on with %s", d.Path, d.Record))
 		return true, nil
@@ -128,6 +144,20 @@ func (d *Disk) resume(ctx context.Context, dev *device) (bool, error) {
 	return false, nil
 }
 
+// end takes a node's system off the disk that is going to be another's: it is
+// noted as this one's, and stops starting before anything else of it changes.
+func (d *Disk) end(dev *device) error {
+	d.Active = false
+	if err := dev.note(d.m.Note); err != nil {
+		return err
+	}
+	old, err := bootdisk.Read(dev, dev.geometry)
+	if err != nil {
+		return nil //nolint:nilerr // it is no node's
+	}
+	return dev.write(old.Disk.Deactivate())
+}
+
 // partition empties the ends of the disk, where every format has its marks, and
 // writes the tables and the loaders' file systems.
 func (d *Disk) partition(dev *device, loaders map[string][]byte) error {
@@ -135,13 +165,11 @@ func (d *Disk) partition(dev *device, loaders map[string][]byte) error {
 	if err != nil {
 		return err
 	}
-	const edge = 1 << 20
 	zero := make([]byte, edge)
 	first := []bootdisk.Write{{At: 0, Data: zero}, {At: dev.geometry.Size - edge, Data: zero}}
-	for _, p := range d.plan.Partitions() {
-		if p.First >= edge { // what was in their place
-			first = append(first, bootdisk.Write{At: p.First, Data: zero})
-		}
+	first = append(first, bootdisk.Write{At: d.plan.ESP().First, Data: zero})
+	for _, p := range []bootdisk.Partition{d.plan.Store(), d.plan.State()} { // what was in their place
+		first = append(first, marks(p)...)
 	}
 	for _, group := range [][]bootdisk.Write{first, d.plan.Table(), boot} { // Table clears what is Format's
 		if err := dev.write(group); err != nil {
@@ -183,7 +211,7 @@ func (d *Disk) mount(ctx context.Context) error {
 		d.Unmount()
 		return err
 	}
-	d.Record = r
+	d.Record, d.Runs = r, r.Slot
 	return nil
 }
 
@@ -228,11 +256,11 @@ func (d *Disk) check(ctx context.Context, dev string) error {
 	}
 	err := d.m.Run(ctx, []string{"/" + layout.E2fsck, "-p", dev})
 	var code interface{ ExitCode() int }
-	if errors.As(err, &code) && code.ExitCode() == 8 && d.Active {
+	if errors.As(err, &code) && code.ExitCode() == 8 {
 		// A power cut between the superblock's two sectors, which the kernel
 		// writes at every mount and unmount: -p takes no backup of it, -y does.
-		// Only on a disk that starts: in place of one that was only begun, a
-		// backup of an earlier file system may lie.
+		// There is no backup of an earlier file system that it could take: Begin
+		// emptied their places.
 		err = d.m.Run(ctx, []string{"/" + layout.E2fsck, "-y", dev})
 	}
 	if errors.As(err, &code) && code.ExitCode() <= 2 { // repaired

@@ -14,24 +14,35 @@ import (
 )
 
 // Prepare loads a slot's kernel so that the machine's next restart goes straight
-// into it (kexec_file_load(2)): no firmware, no loader. Both files are verified
-// first; under Secure Boot the running kernel checks the signature of the next.
+// into it.
 func (d *Disk) Prepare(s bootdisk.Slot, m *lock.Manifest, c boot.Cmdline) error {
 	c.Disk, c.Slot = d.ID.String(), string(s)
+	return Next(m, func(b lock.Blob) string { return d.Blob(s, b) }, c)
+}
+
+// Next loads the kernel and the initramfs of a bundle for the machine's next
+// restart, without firmware and loader (kexec_file_load(2)); at says where blobs
+// are. Both are verified first; under Secure Boot the running kernel checks the
+// signature of the next.
+func Next(m *lock.Manifest, at func(lock.Blob) string, c boot.Cmdline) error {
 	var files [2]*os.File
 	for i, r := range []lock.Role{lock.RoleKernel, lock.RoleInitramfs} {
 		b, err := m.Find(r)
 		if err != nil {
 			return report.Fail("SW-MEDIUM-MANIFEST", "build the image again", err)
 		}
-		f, err := os.Open(d.Blob(s, b))
+		f, err := os.Open(at(b))
 		if err != nil {
-			return failed(d.Path, err)
+			return failed(at(b), err)
 		}
 		defer f.Close()
-		if sum, _, err := lock.Sum(io.NewSectionReader(f, 0, b.Size)); err != nil || sum != b.SHA256 {
+		sum, _, err := lock.Sum(io.NewSectionReader(f, 0, b.Size))
+		if err != nil {
+			return failed(at(b), err)
+		}
+		if sum != b.SHA256 {
 			return report.Fail("SW-DISK-DIGEST", "the disk does not give back what was written: replace it, and install the node again",
-				fmt.Errorf("%s: blob %q: got %s, want %s (%w)", d.Path, b.Name, sum, b.SHA256, err))
+				fmt.Errorf("%s: digest mismatch: got %s, want %s", at(b), sum, b.SHA256))
 		}
 		files[i] = f
 	}

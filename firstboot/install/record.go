@@ -18,6 +18,7 @@ const (
 	ownDir     = "slipway"      // in the state volume, 0700: what the node is
 	configDir  = ownDir + "/config"
 	keptFile   = ownDir + "/enrolment.json"
+	markFile   = ownDir + "/order.json"
 )
 
 // Progress is how far a disk is.
@@ -37,9 +38,16 @@ type Record struct {
 	Progress Progress      `json:"progress"`
 	Slot     bootdisk.Slot `json:"slot"`   // that the node runs
 	Bundle   string        `json:"bundle"` // name and serial in that slot, for people
+	Trial    *Trial        `json:"trial,omitempty"`
+	// Ends is the verb of a Mark: nothing runs from this disk any more, and it is
+	// nobody's to go on with but its own machine's. "" for a node that lives.
+	Ends string `json:"ends,omitempty"`
 }
 
 func (r Record) String() string {
+	if r.Ends != "" {
+		return fmt.Sprintf("node %q (%s), to be %s", r.Node, r.Instance, r.Ends)
+	}
 	return fmt.Sprintf("node %q (%s), %s", r.Node, r.Instance, r.Progress)
 }
 
@@ -143,7 +151,10 @@ func (d *Disk) KeepEnrolment(v any) error {
 	if err := os.MkdirAll(filepath.Join(d.State, ownDir), 0o700); err != nil {
 		return err
 	}
-	return WriteFile(filepath.Join(d.State, keptFile), raw, 0o600)
+	if err := WriteFile(filepath.Join(d.State, keptFile), raw, 0o600); err != nil {
+		return err
+	}
+	return failed(d.Path, d.forgetNote()) // it says the same
 }
 
 // Enrolment reads what KeepEnrolment stored, and whether there is any.

@@ -69,6 +69,9 @@ func (r Runner) Init(ctx context.Context, n Node) error {
 		r.Report(handoff.Event{Step: "resume", State: handoff.Running, Text: fmt.Sprintf("an earlier boot got as far as %q", state), Data: map[string]any{"state": string(state), "ca": r.ca()}})
 	}
 	r.Log.Info("kubernetes", "state", state, "node", n.Name, "address", n.Address, "version", n.KubernetesVersion)
+	if state == done && n.Again {
+		state = partial
+	}
 	if state == done {
 		r.Report(handoff.Event{Step: "init", State: handoff.Skipped, Text: "this node's cluster exists"})
 		if err := r.network(ctx, n); err != nil {

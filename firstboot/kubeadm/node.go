@@ -20,6 +20,7 @@ type Node struct {
 	FlannelImage      string       // "ghcr.io/flannel-io/flannel:v0.26.7"
 	Taints            []Taint      // none: pods may run here
 	Seeded            bool         // a seed says who may join: nothing else in the cluster does
+	Again             bool         // kubeadm writes everything of its own once more: the files are another bundle's
 	Patches           string       // directory of kubeadm patches, "" for none
 	// Overrides are RFC 7386 merge patches for documents, by kind ("KubeletConfiguration").
 	Overrides map[string]map[string]any

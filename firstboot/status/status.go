@@ -29,7 +29,7 @@ type Node struct {
 }
 
 // ErrUsage is a command line that means nothing.
-var ErrUsage = errors.New("usage: slipway status | events [-f] [-o json] | logs [SERVICE [-f]] | seed VERB... | --help")
+var ErrUsage = errors.New("usage: slipway status | events [-f] [-o json] | logs [SERVICE [-f]] | upgrade [URL] | reset | seed VERB... | --help")
 
 // Operator returns the arguments for the operator's slipway, when a command line
 // is not the node's: every verb but the node's own, and those too after "seed",

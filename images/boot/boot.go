@@ -32,6 +32,12 @@ type Cmdline struct {
 	// Disk is slipway.disk=: GUID of the disk that the node was installed on and
 	// starts from; Slot is slipway.slot=, which of the two systems on it.
 	Disk, Slot string
+	// Reimage is slipway.reimage=: the token of the seed's order to install this
+	// machine anew. What is on the node's own disk may be lost; no other disk is touched.
+	Reimage string
+	// Trial is slipway.trial=: how long this start may take to be Ready before the
+	// node goes back to the slot that it ran before; "" is no trial.
+	Trial string
 	// Events is slipway.events=: "console" (default) or "off".
 	Events string
 	// Until is slipway.until=: stop after this phase and power off; for tests and rehearsals.
@@ -58,6 +64,8 @@ func (c Cmdline) String() string {
 	add("slipway.pin", c.Pin)
 	add("slipway.disk", c.Disk)
 	add("slipway.slot", c.Slot)
+	add("slipway.reimage", c.Reimage)
+	add("slipway.trial", c.Trial)
 	add("slipway.events", c.Events)
 	add("slipway.until", c.Until)
 	return strings.Join(append(s, c.Extra...), " ")
@@ -84,13 +92,17 @@ func Parse(s string) (Cmdline, error) {
 			c.Disk = strings.ToLower(v)
 		case "slipway.slot":
 			c.Slot = v
+		case "slipway.reimage":
+			c.Reimage = v
+		case "slipway.trial":
+			c.Trial = v
 		case "slipway.events":
 			c.Events = v
 		case "slipway.until":
 			c.Until = v
 		default:
 			if strings.HasPrefix(k, "slipway.") {
-				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.disk, slipway.events, slipway.pin, slipway.seed, slipway.slot, slipway.store, slipway.until)", f)
+				return c, fmt.Errorf("kernel argument %q: unknown (known: slipway.config, slipway.disk, slipway.events, slipway.pin, slipway.reimage, slipway.seed, slipway.slot, slipway.store, slipway.trial, slipway.until)", f)
 			}
 			c.Extra = append(c.Extra, f)
 		}

@@ -30,6 +30,20 @@ func (d *Disk) Table() []Write {
 		Write{2 * sector, entries}, d.whole(sector, d.header(1, last, 2, entries)))
 }
 
+// Deactivate undoes Activate: firmware passes over the disk, and nothing else on
+// it changes. A power cut in between leaves it startable for one kind of firmware.
+func (d *Disk) Deactivate() []Write {
+	out := []Write{d.whole(espAt, make([]byte, d.geometry.Sector))}
+	if d.bios {
+		out = append(out, d.whole(0, d.mbr(nil)))
+	}
+	return out
+}
+
+// Spare is a place within the EFI system partition that nothing else uses and
+// that lasts when the disk is divided anew: among the FAT's reserved sectors.
+func Spare() Extent { return Extent{2 * mib, 16 * kib} }
+
 // mbr is the first sector. The table protects the GPT (UEFI 2.10 section 5.2.3);
 // with code it has a second entry, active, of no type and one sector: some BIOSes
 // do not start a disk without one.

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
+	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
 )
 
@@ -19,6 +21,12 @@ import (
 //	POST /v1/nodes/REF/approve    Approval → Machine
 //	POST /v1/nodes/REF/reject     Rejection → Machine
 //	POST /v1/nodes/REF/assign     Assignment → Machine
+//	GET  /v1/nodes/REF/leave      Departure: what reimage and remove would do to it
+//	POST /v1/nodes/REF/reimage    Leaving → Machine, with its Order; answered after the drain
+//	POST /v1/nodes/REF/remove     Leaving → Machine, without an Order if it was not reached
+//	POST /v1/nodes/REF/upgrade    → Machine, with its Order
+//	POST /v1/nodes/REF/withdraw   → Machine
+//	GET  /v1/upgrade              Upgrade: what each node would get
 //	POST /v1/arm                  Arming → Status
 //	GET  /v1/events?after=SEQ&follow=1   Step lines, application/x-ndjson
 //	GET  /v1/kubeconfig           YAML; 409 while there is no cluster
@@ -26,6 +34,7 @@ const (
 	Socket      = "seed.sock"
 	PathStatus  = "/v1/status"
 	PathNodes   = "/v1/nodes"
+	PathUpgrade = "/v1/upgrade"
 	PathArm     = "/v1/arm"
 	PathEvents  = "/v1/events"
 	PathKubeCfg = "/v1/kubeconfig"
@@ -53,6 +62,53 @@ type Arming struct {
 	Seconds int `json:"seconds"`
 }
 
+// Leaving is how a node leaves its cluster.
+type Leaving struct {
+	Force bool `json:"force,omitempty"` // whatever still stands on it, or does not answer
+	Drain int  `json:"drain,omitempty"` // seconds that its pods have to move; 0: DrainFor
+}
+
+// DrainFor is how long pods have to move.
+const DrainFor = 5 * time.Minute
+
+// Departure is what a node has to lose.
+type Departure struct {
+	Machine   Machine  `json:"machine"`
+	Node      string   `json:"node"`      // "Ready", or why not; "" if the cluster has none of its name
+	Pods      []string `json:"pods"`      // that are evicted, with what each loses
+	Reachable bool     `json:"reachable"` // it asked for orders within the last half minute
+}
+
+// Upgrade is what each node would get.
+type Upgrade struct {
+	Bundle     string        `json:"bundle"` // name and serial of what this seed serves
+	Kubernetes string        `json:"kubernetes"`
+	Nodes      []UpgradeNode `json:"nodes"` // in the order in which they are upgraded
+}
+
+// UpgradeNode is one node's part in it.
+type UpgradeNode struct {
+	ID         string       `json:"id"`
+	Name       string       `json:"name"`
+	Role       configs.Role `json:"role"`
+	Has        string       `json:"has"`        // bundle
+	Kubernetes string       `json:"kubernetes"` // that it runs
+	Step       UpgradeStep  `json:"step"`
+	Why        string       `json:"why,omitempty"` // of what is not to be done
+}
+
+// UpgradeStep is what is to be done with a node.
+type UpgradeStep string
+
+// The steps.
+const (
+	UpgradeNow     UpgradeStep = "upgrade" // its turn comes
+	UpgradeOrdered UpgradeStep = "ordered" // it has the order
+	UpgradeSame    UpgradeStep = "same"    // it has the bundle
+	UpgradeSkipped UpgradeStep = "skipped" // it takes no upgrade, and stands in nobody's way
+	UpgradeRefused UpgradeStep = "refused" // by a rule, or a problem to solve first
+)
+
 // Stable codes of what the seed refuses.
 const (
 	codeTLS       = "SW-ENROL-TLS"       // no client certificate
@@ -75,9 +131,25 @@ const (
 	codeNotYours  = "SW-ENROL-ROLE"      // another node's business
 	codeJoin      = "SW-ENROL-JOIN"      // the API server did not do it
 	codeState     = "SW-ENROL-STATE"     // the seed's disk
+	codeToken     = "SW-ENROL-TOKEN"     // not, or no more, that of an order to reimage
 	codeArm       = "SW-SEED-ARM"
 	codeNoCluster = "SW-SEED-NO-CLUSTER"
+
+	codeOrderArch    = "SW-ORDER-BUNDLE"  // nothing is served for it
+	codeOrderNode    = "SW-ORDER-NODE"    // no node
+	codeOrderSelf    = "SW-ORDER-SELF"    // the seed's own machine
+	codeOrderState   = "SW-ORDER-STATE"   // it enrols again
+	codeOrderOpen    = "SW-ORDER-OPEN"    // one at a time
+	codeOrderNone    = "SW-ORDER-NONE"    // nothing to withdraw
+	codeOrderTold    = "SW-ORDER-TOLD"    // too late to withdraw
+	codeOrderLost    = "SW-ORDER-LOST"    // the machine is another node now, or none
+	codeOrderUnknown = "SW-ORDER-UNKNOWN" // an outcome of what nobody ordered
 )
+
+// Refuse makes a refusal for the packages that carry out what is decided here.
+func Refuse(code, hint, format string, args ...any) *handoff.Refusal {
+	return refusal(code, hint, format, args...)
+}
 
 func refusal(code, hint, format string, args ...any) *handoff.Refusal {
 	return &handoff.Refusal{Code: code, Text: fmt.Sprintf(format, args...), Hint: hint}
@@ -109,9 +181,9 @@ func HTTPStatus(err error) int {
 	switch r.Code {
 	case codeTLS, codeBody, codeFacts, codeNonce, codeName, codeArm:
 		return http.StatusBadRequest
-	case codeRejected, codeNotYours:
+	case codeRejected, codeNotYours, codeToken:
 		return http.StatusForbidden
-	case codeUnknown:
+	case codeUnknown, codeOrderUnknown:
 		return http.StatusNotFound
 	case codeCrowd, codeRate:
 		return http.StatusTooManyRequests

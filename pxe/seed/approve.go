@@ -211,6 +211,9 @@ func (s *Seed) Reject(ref, reason string) (Machine, error) {
 			r.State, r.Refused, r.Reason = Rejected, reason, "rejected: "+reason
 		} else {
 			before := e.Phase
+			if r.Node == e.Key || e.Token != "" {
+				c.outlived(r, false, "the node was rejected")
+			}
 			e.Phase, e.Reason, e.Commit = refused, reason, ""
 			if before == used || before == granted && r.Node == e.Key {
 				r.Back = ""

@@ -4,10 +4,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -160,4 +164,66 @@ func (s *Seed) TLS(host netip.Addr) *tls.Config {
 	}
 	c.Certificates = []tls.Certificate{cert}
 	return c
+}
+
+// token is an order's, in hex. On disk is only what proves it: after a restart of
+// the seed the node is told another one. s.mu is held.
+func (s *Seed) token(order string) (string, error) {
+	if t := s.tokens[order]; t != "" {
+		return t, nil
+	}
+	b, err := random()
+	if err != nil {
+		return "", err
+	}
+	s.tokens[order] = hex.EncodeToString(b)
+	return s.tokens[order], nil
+}
+
+func hashed(token string) string {
+	h := sha256.Sum256([]byte("slipway reimage\x00" + token))
+	return hex.EncodeToString(h[:])
+}
+
+// vouch takes the token of an order to reimage the machine. It is good until a
+// config was taken with it: a machine that loses power before that comes again,
+// and gets in when its earlier start has gone silent (supersede).
+func (c *change) vouch(e *enrolment, f *handoff.Facts, token string) error {
+	if token == "" {
+		return nil
+	}
+	sum := []byte(hashed(token))
+	if e.Token != "" && subtle.ConstantTimeCompare([]byte(e.Token), sum) == 1 { // the answer was lost
+		return nil
+	}
+	id := c.identify(*f)
+	r := c.peekMachine(id)
+	if r != nil && r.Facts != nil && r.Facts.Serial != f.Serial && !blank(r.Facts.Serial) { // its card in another machine
+		return refusal(codeToken, "it goes on without it and waits for approval: slipway nodes", "%s has the serial number %q, the order is for %q", id, f.Serial, r.Facts.Serial)
+	}
+	if r == nil || !r.reimaging() || r.Token == "" || subtle.ConstantTimeCompare([]byte(r.Token), sum) != 1 {
+		return refusal(codeToken, "it goes on without it and waits for approval: slipway nodes", "%s shows a token that is not, or no more, that of an order to reimage it", id)
+	}
+	e.Token = string(sum)
+	return nil
+}
+
+// doubt shows the operator that a machine's token was refused, once until it says
+// something else.
+func (s *Seed) doubt(f *handoff.Facts, err error) {
+	r, ok := errors.AsType[*handoff.Refusal](err)
+	if !ok || r.Code != codeToken {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := &change{s: s}
+	if m := s.machines[c.identify(*f)]; m != nil && m.Step.Code != codeToken {
+		s.note(Step{Machine: m.ID, Stage: StageEnrol, State: string(handoff.Failed), Text: r.Text, Code: r.Code, Hint: r.Hint}, s.now())
+	}
+}
+
+// vouched says that an enrolment shows the unused token of its machine's order.
+func (r *record) vouched(e *enrolment) bool {
+	return e.Token != "" && r.reimaging() && r.Token != "" && subtle.ConstantTimeCompare([]byte(r.Token), []byte(e.Token)) == 1
 }

@@ -54,7 +54,8 @@ type enrolment struct {
 	Role     configs.Role  `json:"role,omitempty"`
 	Name     string        `json:"name,omitempty"`
 	Began    time.Time     `json:"began"`
-	Wipe     []string      `json:"wipe,omitempty"` // disks that the operator lets lose what they hold, this once
+	Token    string        `json:"token,omitempty"` // of the order to reimage the machine, which it showed: hashed
+	Wipe     []string      `json:"wipe,omitempty"`  // disks that the operator lets lose what they hold, this once
 }
 
 func (e *enrolment) same(o *enrolment) bool { return reflect.DeepEqual(e, o) }
@@ -175,15 +176,18 @@ func (c *change) hello(key string, from netip.Addr, h handoff.Hello) ([]byte, er
 	if e != nil && (e.Phase == used || e.Phase == refused || e.Phase == replaced) {
 		return nil, c.s.turnedDown(e)
 	}
-	if e != nil && e.Phase == revealed && e.Commit == h.Commit {
-		return e.Nonce, nil // the answer was lost
-	}
 	if e == nil {
 		if err := c.s.crowded(from); err != nil {
 			return nil, err
 		}
 		e = &enrolment{Key: key, Phase: introduced, Began: c.s.now()}
 		c.enrolments[key] = e
+	}
+	if err := c.vouch(e, &h.Facts, h.Token); err != nil {
+		return nil, err
+	}
+	if e.Phase == revealed && e.Commit == h.Commit {
+		return e.Nonce, nil // the answer was lost
 	}
 	if e.Phase == revealed { // another nonce: another code
 		e.Phase, e.Code, e.Reason = introduced, "", ""
@@ -387,6 +391,9 @@ func (e *enrolment) describe() string {
 
 // admit says how a machine gets in without the operator, or why it does not.
 func (c *change) admit(r *record, e *enrolment) (how, why string) {
+	if r.vouched(e) {
+		return "by the token of the order to reimage it", ""
+	}
 	if r.Used {
 		return "", fmt.Sprintf("enrolled before as %s; approve again to replace it", cmp.Or(r.Name, r.ID))
 	}
@@ -429,7 +436,10 @@ func (c *change) grant(r *record, e *enrolment, how string) error {
 		}
 	}
 	if r.Node != e.Key {
-		r.Disk = "" // it is about to be written
+		r.Disk = ""                                            // it is about to be written
+		if r.Order.Open() && r.Order.Verb != handoff.Reimage { // that one ends when the config is taken
+			c.outlived(r, false, "the machine was installed anew")
+		}
 	}
 	r.Name, r.Role, r.Rule, r.Node, r.Refused = slot.name, slot.role, slot.rule, e.Key, ""
 	e.Phase, e.Name, e.Role, e.Reason = granted, slot.name, slot.role, ""
@@ -456,6 +466,8 @@ func (c *change) take(key string, from netip.Addr) error {
 	e.Phase, e.Commit, e.Nonce, e.Source, r.Address = used, "", nil, from, from
 	r.State, r.Used, r.Code, r.Reason, r.Back = Taken, true, "", "", ""
 	r.Done, r.Total = 0, 0
+	r.runs(c.s.o, e.Facts.Bundle)
+	c.outlived(r, true, "enrolled again as "+e.Name)
 	if e.Role == configs.RoleControlPlane && c.s.reached != nil {
 		c.meta[metaCluster] = nil // it makes a new one, or tells of the old one again
 	}

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"flag"
 	"fmt"
 	"io"
@@ -49,7 +51,7 @@ func child(dir string) error {
 	if err != nil {
 		return err
 	}
-	s, err := Open(dir, c, Options{})
+	s, err := Open(dir, c, fleetOptions())
 	if err != nil {
 		return err
 	}
@@ -65,6 +67,14 @@ func child(dir string) error {
 		if _, err := s.Approve(r.FormValue("code"), ""); err != nil {
 			http.Error(w, err.Error(), 500)
 		}
+	})
+	mux.HandleFunc("/order", func(w http.ResponseWriter, r *http.Request) {
+		m, err := s.Order(r.FormValue("ref"), handoff.Reimage, Ordering{})
+		if err != nil {
+			http.Error(w, err.Error(), 500)
+			return
+		}
+		fmt.Fprint(w, m.Order.ID)
 	})
 	mux.HandleFunc("/dhcp", func(w http.ResponseWriter, r *http.Request) {
 		raw, _ := io.ReadAll(r.Body)
@@ -326,4 +336,107 @@ func TestKill(t *testing.T) {
 		}
 		s.Close()
 	}
+}
+
+// reimaged is one machine that is reimaged while the seed is killed, and what was
+// acknowledged: how far it came at least.
+type reimaged struct {
+	old, fresh *client
+	id, token  string // of the order
+	stage      string // "", ordered, told, approved, taken
+	last       string // what was asked for last: it may have happened
+}
+
+// run goes through a reimage until something is not answered.
+func (m *reimaged) run(ctx context.Context, l *life) {
+	m.last = "ordered"
+	req, _ := http.NewRequestWithContext(ctx, "POST", "http://"+l.operator+"/order?ref="+m.old.facts.Boot, nil)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return
+	}
+	id, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil || resp.StatusCode != 200 {
+		return
+	}
+	m.id, m.stage, m.last = string(id), "ordered", "told"
+	var o handoff.Order
+	if status, _, err := m.old.do(ctx, "GET", handoff.PathOrder, nil, &o); err != nil || status != 200 {
+		return
+	}
+	m.token, m.stage, m.last = o.Token, "told", "approved"
+	m.fresh.nonce = make([]byte, 32)
+	sum := sha256.Sum256(m.fresh.nonce)
+	if status, _, err := m.fresh.do(ctx, "POST", handoff.PathHello, handoff.Hello{Facts: m.fresh.facts, Commit: hex.EncodeToString(sum[:]), Token: m.token}, nil); err != nil || status != 200 {
+		return
+	}
+	var st handoff.Standing
+	if _, _, err := m.fresh.do(ctx, "POST", handoff.PathReveal, handoff.Reveal{Nonce: hex.EncodeToString(m.fresh.nonce)}, &st); err != nil || st.State != "approved" {
+		return
+	}
+	m.stage, m.last = "approved", "taken"
+	if status, _, err := m.fresh.do(ctx, "POST", handoff.PathTaken, nil, nil); err == nil && status == 204 {
+		m.stage, m.last = "taken", ""
+	}
+}
+
+// holds asks the next seed whether what was acknowledged is still so.
+func (m *reimaged) holds(t *testing.T, l *life) {
+	t.Helper()
+	m.old.base, m.fresh.base = "https://"+l.node, "https://"+l.node
+	if m.stage == "taken" {
+		x := newClient(t, m.old.base, "", m.old.facts)
+		if status, r := x.helloWith(t, m.token); status != 403 || r.Code != codeToken {
+			t.Errorf("a token that was used before the kill: %d %+v", status, r)
+		}
+		return
+	}
+	if m.stage == "approved" {
+		if status, r, err := m.fresh.do(t.Context(), "GET", handoff.PathConfig, nil, nil); err != nil || status != 200 && (status != 409 || r.Code != codeTaken) {
+			t.Errorf("let in before the kill: %d %+v %v", status, r, err)
+		}
+		return
+	}
+	var o handoff.Order
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	defer stop()
+	switch status, r, err := m.old.do(ctx, "GET", handoff.PathOrder, nil, &o); {
+	case err != nil && m.stage == "" && ctx.Err() != nil: // none: it waits for one
+	case err != nil:
+		t.Error(err)
+	case status == 200 && (m.stage == "" && m.last == "ordered" || o.ID == m.id):
+	case status == 403 && m.last == "approved": // it was let in, and nobody heard
+	default:
+		t.Errorf("%q acknowledged before the kill, %q asked: %d %+v %+v", m.stage, m.last, status, o, r)
+	}
+}
+
+// TestKillReimage kills the seed at random moments of a reimage.
+func TestKillReimage(t *testing.T) {
+	dir := t.TempDir()
+	stages := map[string]int{}
+	l := start(t, dir)
+	for n := range max(1, *kills/2) {
+		f := facts(5000 + n)
+		m := &reimaged{old: newClient(t, "https://"+l.node, "", f), fresh: newClient(t, "https://"+l.node, "", f)}
+		code := m.old.enrol(t)
+		if resp, err := http.Post("http://"+l.operator+"/approve?code="+code, "", nil); err != nil || resp.StatusCode != 200 {
+			t.Fatal(err)
+		}
+		m.old.config(t)
+		m.old.must(t, 204, "POST", handoff.PathTaken, nil, nil)
+		ctx, stop := context.WithCancel(context.Background())
+		ended := make(chan struct{})
+		go func() { m.run(ctx, l); close(ended) }()
+		time.Sleep(time.Duration(rand.IntN(12_000)) * time.Microsecond)
+		l.kill()
+		stop()
+		<-ended
+		stages[m.stage]++
+		l = start(t, dir)
+		m.holds(t, l)
+	}
+	l.kill()
+	t.Logf("killed with acknowledged: %v", stages)
 }

@@ -49,14 +49,18 @@ type Machine struct {
 	Code     string         `json:"code,omitempty"`     // to compare, while it waits
 	HostKeys string         `json:"hostkeys,omitempty"` // handoff.Event.HostKeys with spaces between: whom `slipway logs` may believe
 	Disk     string         `json:"disk,omitempty"`     // GUID of the disk that it was installed on and starts from
-	Trust    string         `json:"trust,omitempty"`    // L0 to L3, see docs/trust.md
-	Reason   string         `json:"reason,omitempty"`
-	First    time.Time      `json:"first"`
-	Last     time.Time      `json:"last"`
-	Step     Step           `json:"step,omitzero"` // the newest of its timeline
-	Done     int64          `json:"done,omitempty"`
-	Total    int64          `json:"total,omitempty"`   // bytes of blobs it needs and has
-	Verdict  *Verdict       `json:"verdict,omitempty"` // why it stands still
+	Bundle   string         `json:"bundle,omitempty"`   // name and serial of what it runs
+	// Kubernetes is that bundle's version; "" while nobody knows.
+	Kubernetes string    `json:"kubernetes,omitempty"`
+	Order      *Ordered  `json:"order,omitempty"` // the newest
+	Trust      string    `json:"trust,omitempty"` // L0 to L3, see docs/trust.md
+	Reason     string    `json:"reason,omitempty"`
+	First      time.Time `json:"first"`
+	Last       time.Time `json:"last"`
+	Step       Step      `json:"step,omitzero"` // the newest of its timeline
+	Done       int64     `json:"done,omitempty"`
+	Total      int64     `json:"total,omitempty"`   // bytes of blobs it needs and has
+	Verdict    *Verdict  `json:"verdict,omitempty"` // why it stands still
 }
 
 // Step is one line of a machine's timeline. Seq orders all steps of a seed.

@@ -44,6 +44,8 @@ func (s *Seed) Node() http.Handler {
 		"POST " + handoff.PathCluster: s.serveCluster,
 		"POST " + handoff.PathJoin:    s.serveJoin,
 		"POST " + handoff.PathJoined:  s.serveJoined,
+		"GET " + handoff.PathOrder:    s.serveOrder,
+		"POST " + handoff.PathOrdered: s.serveOrdered,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, f) })
 	}
@@ -81,7 +83,7 @@ func mostBody(path string) int64 {
 	case handoff.PathCluster:
 		return 1 << 20
 	}
-	return 4 << 10
+	return 16 << 10
 }
 
 func answer(w http.ResponseWriter, r reply) {
@@ -162,6 +164,7 @@ func (s *Seed) serveHello(_ context.Context, p peer, body io.Reader) (reply, err
 		return err
 	})
 	if err != nil {
+		s.doubt(&h.Facts, err)
 		return reply{}, err
 	}
 	return reply{http.StatusOK, handoff.Welcome{Cluster: s.cluster.Metadata.Name, Nonce: hex.EncodeToString(nonce), Time: s.now()}}, nil
@@ -278,10 +281,15 @@ func (s *Seed) serveEvents(_ context.Context, p peer, body io.Reader) (reply, er
 	return reply{status: http.StatusNoContent}, nil
 }
 
-// holder is the enrolment of the key that holds a node, with a role.
+// holder is the enrolment of the key that holds a node, with a role; "" is any.
 func (s *Seed) holder(key string, role configs.Role) (*enrolment, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.holds(key, role)
+}
+
+// holds is holder while s.mu is held.
+func (s *Seed) holds(key string, role configs.Role) (*enrolment, error) {
 	e := s.enrolments[key]
 	if e == nil || e.Phase == introduced {
 		return nil, errUnknown()
@@ -289,7 +297,7 @@ func (s *Seed) holder(key string, role configs.Role) (*enrolment, error) {
 	if r := s.machines[e.Machine]; e.Phase != used || r == nil || r.Node != key {
 		return nil, refusal(codeNotYours, "", "this key holds no node: the config was not taken, or another start of the machine took its place")
 	}
-	if e.Role != role {
+	if role != "" && e.Role != role {
 		return nil, refusal(codeNotYours, "", "%s is a %s", e.Name, e.Role)
 	}
 	return e, nil
@@ -341,6 +349,9 @@ func (s *Seed) serveJoin(ctx context.Context, p peer, body io.Reader) (reply, er
 		s.mu.Unlock()
 		if k == nil {
 			return nil, handoff.Standing{State: "waiting", Text: "waiting for the control plane: there is no cluster yet"}, nil
+		}
+		if s.leaving(e.Machine) {
+			return nil, handoff.Standing{State: "waiting", Text: "its Node of before is still being deleted from the cluster"}, nil
 		}
 		j, err := s.mint(ctx, *k, e, strings.ToLower(q.Key))
 		if err != nil {

@@ -29,6 +29,9 @@ type Options struct {
 	Kube    Kube             // nil: no node can join
 	Media   []*lock.Manifest // of the bundle that is served, one per architecture
 	Address netip.Prefix     // on the wire it serves; nodes take the time from it
+	// Store is the URL where the bundle for an architecture is served, as
+	// slipway.store= has it; nil: nowhere.
+	Store func(arch.Arch) string
 }
 
 func (o Options) times() []netip.Addr {
@@ -82,6 +85,7 @@ type Seed struct {
 	seq, saved uint64                     // the newest step, and the newest on disk
 	gone       []uint64                   // steps to remove from disk
 	dirty      map[string]bool            // machines to save
+	tokens     map[string]string          // of orders that were told, by ID: on disk is only their hash
 	strangers  int
 	changed    chan struct{} // closed when a machine or an enrolment changed
 	stepped    chan struct{} // closed when a step was added
@@ -106,7 +110,7 @@ func Open(dir string, c *configs.Cluster, o Options) (*Seed, error) {
 	}
 	s := &Seed{dir: dir, cluster: c, o: o, log: o.Log, db: db, began: time.Now(), hellos: rate.NewLimiter(32, 128),
 		machines: map[string]*record{}, enrolments: map[string]*enrolment{}, presence: map[string]*presence{},
-		marked: map[string]map[string]bool{}, dirty: map[string]bool{}, changed: make(chan struct{}), stepped: make(chan struct{})}
+		marked: map[string]map[string]bool{}, dirty: map[string]bool{}, tokens: map[string]string{}, changed: make(chan struct{}), stepped: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

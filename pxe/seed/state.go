@@ -53,6 +53,8 @@ type record struct {
 	Back     State  `json:"back,omitempty"`     // what it was before it enrolled again
 	HeldFrom State  `json:"heldFrom,omitempty"` // what it was before it held
 	HeldAt   string `json:"heldAt,omitempty"`   // the phase
+	Token    string `json:"token,omitempty"`    // what proves that of its order, unused: hashed
+	Past     string `json:"past,omitempty"`     // IDs of its earlier orders, spaces between
 }
 
 // stranger says that nothing but packets is known of it.

@@ -349,6 +349,11 @@ func stageOf(e handoff.Event) Stage {
 // order of the phases, to tell whether a node that held went on.
 var order = []string{"kernel", "modules", "medium", "config", "network", "enrol", "system", "services", "kubernetes", "ready"}
 
+// ordered says that a phase is the following of an order, by a node that runs.
+func ordered(phase string) bool {
+	return phase == "order" || slices.Contains([]handoff.Verb{handoff.Upgrade, handoff.Reimage, handoff.Reset}, handoff.Verb(phase))
+}
+
 // told sorts in what a node says of itself. s.mu is held; the caller saves.
 func (s *Seed) told(r *record, p *presence, e handoff.Event, at time.Time) {
 	if e.Seq > 0 {
@@ -367,6 +372,7 @@ func (s *Seed) told(r *record, p *presence, e handoff.Event, at time.Time) {
 	}
 	place := slices.Index(order, e.Phase)
 	switch {
+	case ordered(e.Phase): // the node goes on as it was
 	case e.State == handoff.Failed && e.Code != "":
 		if r.State != Held {
 			r.HeldFrom = r.State
@@ -414,6 +420,7 @@ func (s *Seed) believe(r *record, key string, e handoff.Event) {
 		r.Disk = clean(disk, maxText)
 		s.starts(r)
 	}
+	r.upgraded(e)
 }
 
 // alarm shows that somebody tried to join with a node's token, or with none of ours.
@@ -441,7 +448,7 @@ func (s *Seed) starts(r *record) {
 		macs = append(macs, r.Facts.MACs...)
 	}
 	for _, m := range macs {
-		if r.Disk != "" && r.ours() {
+		if r.Disk != "" && r.ours() && !r.reimaging() {
 			s.local.Store(m, r.Disk)
 		} else {
 			s.local.Delete(m)

@@ -23,7 +23,9 @@ const (
 	patientFetch  = 2 * time.Minute
 	patientReady  = 2 * time.Minute // a Node is not Ready until its network plugin runs
 	patientNode   = 10 * time.Minute
-	tooOften      = 3 // failed transfers of one loader
+	patientAsk    = 2 * time.Minute  // an order that nobody asks for
+	patientObey   = 30 * time.Minute // one that was told
+	tooOften      = 3                // failed transfers of one loader
 )
 
 // Judge says why a machine stands still and what to do; nil while all is well.
@@ -33,6 +35,11 @@ func Judge(m Machine, steps []Step, now time.Time) *Verdict {
 		m.Step = steps[n-1]
 	}
 	idle := now.Sub(m.Step.Time)
+	if m.Order != nil && (m.State == Taken || m.State == Ready) {
+		if v := orderVerdict(m, idle, now); v != nil || m.Order.Open() {
+			return v
+		}
+	}
 	switch m.State {
 	case Ready:
 		return nil
@@ -52,6 +59,22 @@ func Judge(m Machine, steps []Step, now time.Time) *Verdict {
 		return takenVerdict(m, steps, idle)
 	}
 	return bootVerdict(m, attempt(steps), now)
+}
+
+// orderVerdict is about a node that has an order, or failed in its last.
+func orderVerdict(m Machine, idle time.Duration, now time.Time) *Verdict {
+	name := cmp.Or(m.Name, m.ID)
+	switch o := m.Order; {
+	case o.State == handoff.Failed:
+		return &Verdict{cmp.Or(o.Code, "SW-ORDER-FAILED"), fmt.Sprintf("%s: %s", o, cmp.Or(o.Text, "it failed")),
+			cmp.Or(o.Hint, "look at its screen; out of sight: slipway withdraw "+name)}
+	case !o.Open():
+	case o.Told.IsZero() && now.Sub(o.Given) > patientAsk:
+		return &Verdict{"SW-ORDER-NOT-ASKED", fmt.Sprintf("it has not asked for its order for %s: %s", short(now.Sub(o.Given)), o), "look whether it is on; to take the order back: slipway withdraw " + name}
+	case !o.Told.IsZero() && now.Sub(o.Told) > patientObey && idle > patientNode:
+		return &Verdict{"SW-ORDER-SLOW", fmt.Sprintf("told %s ago, and nothing was heard for %s: %s", short(now.Sub(o.Told)), short(idle), o), "look at its screen"}
+	}
+	return nil
 }
 
 func heldVerdict(m Machine, steps []Step) *Verdict {

@@ -133,3 +133,32 @@ func TestSnippet(t *testing.T) {
 		t.Errorf("got %q", s)
 	}
 }
+
+func TestJudgeOrders(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	for name, tt := range map[string]struct {
+		o     Ordered
+		state State
+		want  string
+	}{
+		"given":            {Ordered{Verb: handoff.Upgrade, Bundle: "s 4", Given: ago(time.Minute)}, Ready, ""},
+		"not asked for":    {Ordered{Verb: handoff.Upgrade, Bundle: "s 4", Given: ago(time.Hour)}, Ready, "SW-ORDER-NOT-ASKED: it has not asked for its order for 60 min: upgrade to s 4"},
+		"told":             {Ordered{Verb: handoff.Reset, Given: ago(time.Hour), Told: ago(time.Minute)}, Taken, ""},
+		"told long ago":    {Ordered{Verb: handoff.Reset, Given: ago(time.Hour), Told: ago(time.Hour)}, Taken, "SW-ORDER-SLOW: told 60 min ago"},
+		"done":             {Ordered{Verb: handoff.Reset, Ended: now, State: handoff.Done}, Ready, ""},
+		"withdrawn":        {Ordered{Verb: handoff.Reset, Ended: now, State: handoff.Skipped}, Ready, ""},
+		"failed":           {Ordered{Verb: handoff.Upgrade, Bundle: "s 4", Ended: now, State: handoff.Failed, Code: "SW-X", Text: "fell back"}, Ready, "SW-X: upgrade to s 4: fell back"},
+		"failed, no words": {Ordered{Verb: handoff.Reset, Ended: now, State: handoff.Failed}, Ready, "SW-ORDER-FAILED: reset: it failed"},
+		"enrols again":     {Ordered{Verb: handoff.Reimage, Given: ago(time.Hour), Told: ago(time.Hour)}, Waiting, "SW-SEED-APPROVE"},
+	} {
+		m := Machine{Name: "w1", State: tt.state, Order: &tt.o, Step: Step{Time: ago(20 * time.Minute), Stage: StageReady}}
+		got := ""
+		if v := Judge(m, nil, now); v != nil {
+			got = v.Code + ": " + v.Text
+		}
+		if !strings.HasPrefix(got, tt.want) || tt.want == "" && got != "" {
+			t.Errorf("%s: got %q, want %q", name, got, tt.want)
+		}
+	}
+}

@@ -41,7 +41,10 @@ func run(ctx context.Context) error {
 	step := flag.String("step", "", "run one side of one measurement: for bench itself")
 	wire := flag.Bool("wire", false, "only the seed's servers, which need no bundle")
 	match := flag.String("match", "", "only those of the seed's servers that this regular expression matches")
-	medium := flag.String("medium", "", "what the step serves")
+	medium := flag.String("medium", "", "what the step serves or installs")
+	disk := flag.String("disk", "", "what the step installs on")
+	flag.StringVar(&w.netboot, "netboot", "out/test/plain/example-amd64-netboot", "the bundle, built: what is installed")
+	installer := flag.Bool("install", false, "only the installer")
 	full := flag.Bool("full", false, "also the cold build, which compiles Kubernetes: a quarter of an hour")
 	flag.Parse()
 	var err error
@@ -52,6 +55,8 @@ func run(ctx context.Context) error {
 	case "":
 	case "serve":
 		return serveMedium(ctx, *medium)
+	case "install":
+		return w.install(ctx, *medium, *disk)
 	default:
 		return w.step(ctx, *step)
 	}
@@ -70,9 +75,14 @@ func run(ctx context.Context) error {
 	}
 	var all []*comparison
 	if !*wire {
-		if all, err = w.measure(ctx, *full); err != nil {
+		if all, err = w.measureInstall(ctx); err != nil || *installer {
 			return err
 		}
+		more, err := w.measure(ctx, *full)
+		if err != nil {
+			return err
+		}
+		all = append(all, more...)
 	}
 	out := report{}
 	if out.Comparisons, out.Pulls, err = w.measureWire(ctx); err != nil {

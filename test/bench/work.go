@@ -30,6 +30,7 @@ import (
 // work is what both sides of the measurements start from.
 type work struct {
 	file, lock, cache, dir string
+	netboot                string         // directory of the bundle, built
 	match                  *regexp.Regexp // of the seed's servers
 }
 

@@ -128,10 +128,10 @@ func TestEveryPackageSaysWhatItDoesNotDo(t *testing.T) {
 // exceptions stand here with their reason.
 func TestBudgets(t *testing.T) {
 	files := map[string]int{
-		"cmd/slipway":       20, // a file per verb
+		"cmd/slipway":       22, // a file per verb
 		"configs":           25, // a section of a file that a person writes is a file here
-		"firstboot":         19, // a file per phase
-		"firstboot/kubeadm": 14, // documents and services of one program, init and join
+		"firstboot":         25, // a file per phase, and per thing that a running node is asked for
+		"firstboot/kubeadm": 15, // documents and services of one program, init and join
 		"test/qemu":         13, // a file per part of a machine
 	}
 	for _, p := range packages(t) {

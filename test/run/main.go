@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -37,38 +39,46 @@ func run(ctx context.Context) int {
 	bench := flag.Bool("bench", false, "only the measurements against peers")
 	fuzzTime := flag.Duration("fuzz", 0, "only the fuzz targets, each for so long")
 	fuzzMatch := flag.String("fuzz-match", "", "only fuzz targets that this regular expression matches, as in ./pxe.FuzzDHCP")
+	only := flag.String("stage", "", "only the stages whose names this regular expression matches: lint, unit, iso, root, machines, clusters, arm64 iso, arm64 machines")
 	flag.Parse()
 	stages := []stage{
 		{"lint", lint},
 		{"unit", unit},
 		{"iso", buildISO},
 		{"root", root},
-		{"machines", scenarios("-skip", *all)},
+		{"machines", scenarios(quickTests, "^$", *all)},
+		{"clusters", scenarios("", quickTests+"|"+armTests, *all)},
 	}
 	begin := time.Now()
-	arm := []stage{{"arm64 iso", buildARM}, {"arm64 root", armAudit}, {"arm64 machines", scenarios("-run", *all)}}
-	late := func(ctx context.Context, r *results) error {
-		if !*all {
-			r.skips = append(r.skips, "arm64: no machine of it has become Ready under emulation yet, and building it cold takes twenty minutes: make test-arm64")
-			return nil
-		}
-		return inTurn(ctx, r, arm)
+	arm := []stage{{"arm64 iso", buildARM("--combined")}, {"arm64 root", armAudit}, {"arm64 machines", scenarios(armTests, "^$", *all)}}
+	late := []stage{{"arm64 iso", buildARM("--arch", "arm64")}, {"arm64 machines", scenarios("^TestReadyARM$", "^$", false)}, {"arm64 rest", func(_ context.Context, r *results) error {
+		r.skips = append(r.skips, "arm64: the programs of its root, the combined ISO, network boot and reproducibility: make test-arm64")
+		return nil
+	}}}
+	if *all {
+		late = arm
 	}
-	stages = append(stages, stage{"arm64", late})
+	stages = append(stages, late...)
 	switch {
 	case *armOnly:
 		stages = append([]stage{{"iso", buildISO}}, arm...)
 	case *lintOnly:
 		stages = stages[:1]
 	case *isosOnly:
-		stages = []stage{{"iso", buildISO}, {"arm64 iso", buildARM}}
+		stages = []stage{{"iso", buildISO}, arm[0]}
 	case *bench:
 		stages = []stage{{"iso", buildISO}, {"bench", benchmarks}}
 	case *fuzzTime > 0:
 		stages = []stage{{"fuzz", fuzzer(*fuzzTime, *fuzzMatch)}}
 	}
+	want, err := regexp.Compile(*only)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "-stage:", err)
+		return 2
+	}
+	stages = slices.DeleteFunc(stages, func(s stage) bool { return !want.MatchString(s.name) })
 	r := &results{}
-	err := inTurn(ctx, r, stages)
+	err = inTurn(ctx, r, stages)
 	r.print(os.Stdout, time.Since(begin))
 	if err != nil || r.failed > 0 {
 		return 1

@@ -84,24 +84,31 @@ func unit(ctx context.Context, r *results) error {
 
 // variants are the example with lines changed: both for the emulator (see
 // scenario's start), one with the other compression.
-var variants = []struct{ name, old, new string }{
-	{"plain", "compression: none", "compression: none"},
-	{"packed", "compression: none", "compression: zstd"},
+var variants = []struct {
+	name, lock string
+	anew       bool
+	oldnew     []string
+}{
+	{"plain", "slipway.lock", true, nil},
+	{"packed", "slipway.lock", false, []string{"compression: none", "compression: zstd"}},
+	{"next", "next.lock", true, []string{"serial: 1", "serial: 2", "htop, ", ""}}, // what nodes are upgraded to: one package less
 }
 
 func buildISO(ctx context.Context, _ *results) error {
-	for i, v := range variants {
-		if err := buildVariant(ctx, v.name, "slipway.lock", i == 0, nil, v.old, v.new); err != nil {
+	for _, v := range variants {
+		if err := buildVariant(ctx, v.name, v.lock, v.anew, nil, v.oldnew...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// buildARM builds the bundle for both architectures. It comes after the machines
-// of amd64: cold it costs twenty minutes, and what is wrong with both shows there.
-func buildARM(ctx context.Context, _ *results) error {
-	return buildVariant(ctx, "both", "both.lock", true, []string{"--combined"}, "architectures: [amd64]", "architectures: [amd64, arm64]")
+// buildARM builds the bundle for both architectures, or the arm64 half alone. It
+// comes after the machines of amd64: what is wrong with both shows there.
+func buildARM(flags ...string) func(context.Context, *results) error {
+	return func(ctx context.Context, _ *results) error {
+		return buildVariant(ctx, "both", "both.lock", true, flags, "architectures: [amd64]", "architectures: [amd64, arm64]")
+	}
 }
 
 // emulated are the kernel arguments of the ISOs that tests boot. For the first two
@@ -167,14 +174,20 @@ func armAudit(ctx context.Context, r *results) error {
 	return goTest(ctx, r, true, "-count=1", "-timeout", "30m", "-run", armRoot, auditPath)
 }
 
-// armTests are the scenarios that need what buildARM builds.
-const armTests = "^Test(ReproducibleBoth|AddingARM64|ReadyARM|MixedCluster|Combined)"
+// armTests are the scenarios that need what buildARM builds. Of all, those of
+// quickTests have machines of one processor that do not go as far as a cluster.
+const (
+	armTests   = "^Test(ReproducibleBoth|AddingARM64|ReadyARM|MixedCluster|Combined)"
+	quickTests = "^Test(EveryFirmwareReachesItsConfig|PackedISO|ConfigInsideTheISO|DamagedBlobIsRefusedByName|DiskLoaders|InstallFaults|" +
+		"NetbootFromAnyServer|NetworkBoot|SeedBesideDHCP|FailureScreens|Clocks|DeadCard|Bond)$"
+)
 
-// scenarios runs the machines that which (-run or -skip) of armTests leaves; with
-// all, also those that take many minutes, and as many power cuts and crash points
-// as a release wants.
-func scenarios(which string, all bool) func(context.Context, *results) error {
-	args := []string{"-timeout", "80m", which, armTests, scenarioPath, "-args", "-out", "../../../" + testDir}
+// scenarios runs machines: those whose names run matches, "" for all, but not
+// those of skip. With all, also what takes many minutes, and as many power cuts
+// and crash points as a release wants. Two machines run side by side where their
+// tests say that they may: they have one processor each.
+func scenarios(run, skip string, all bool) func(context.Context, *results) error {
+	args := []string{"-timeout", "80m", "-parallel", "2", "-run", run, "-skip", skip, scenarioPath, "-args", "-out", "../../../" + testDir}
 	if all {
 		args[1] = "12h"
 		args = append(args, "-all", "-cuts", "20", "-points", "3000", "-boots", "30")

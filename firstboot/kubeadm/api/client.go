@@ -230,3 +230,12 @@ func (c *Client) Delete(ctx context.Context, path string) error {
 	}
 	return err
 }
+
+// Version is the Kubernetes version that the server runs.
+func (c *Client) Version(ctx context.Context) (string, error) {
+	var v struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	err := c.get(ctx, "/version", &v)
+	return v.GitVersion, err
+}

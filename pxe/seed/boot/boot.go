@@ -94,7 +94,7 @@ func New(ctx context.Context, media []Medium, o Options) (*Boot, error) {
 		if err != nil {
 			return nil, fmt.Errorf("network boot: bundle %q for %s: %w", m.Manifest.Name, a, err)
 		}
-		if lines[a], err = o.complete(c, b.base+"/"+string(a)); err != nil {
+		if lines[a], err = o.complete(c, Store(o.HTTP, a)); err != nil {
 			return nil, fmt.Errorf("network boot: bundle %q for %s: %w", m.Manifest.Name, a, err)
 		}
 		b.archs = append(b.archs, a)
@@ -143,6 +143,10 @@ func (o Options) complete(c boot.Cmdline, store string) (boot.Cmdline, error) {
 // maxCmdline leaves room for what loaders put in front: the kernel takes 2048
 // bytes (COMMAND_LINE_SIZE of x86 and arm64).
 const maxCmdline = 1900
+
+// Store is where the bundle for an architecture is, as slipway.store= has it, on
+// an HTTP server at an address.
+func Store(at netip.AddrPort, a arch.Arch) string { return origin(at) + "/" + string(a) }
 
 func origin(a netip.AddrPort) string {
 	if a.Port() == 80 {

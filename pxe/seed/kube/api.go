@@ -123,6 +123,9 @@ func (a *api) open(ctx context.Context, method, path string, body any) (*http.Re
 	req.Header.Set("User-Agent", "slipway-seed")
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+		if method == http.MethodPatch {
+			req.Header.Set("Content-Type", "application/merge-patch+json") // RFC 7386
+		}
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {

@@ -1,6 +1,7 @@
 // Package kube is what the seed does in a cluster that runs: it makes one
 // bootstrap token for each node that may join, approves the one certificate
-// request that belongs to it, and follows which nodes are Ready.
+// request that belongs to it, follows which nodes are Ready, and empties and
+// deletes those that leave.
 //
 // It keeps nothing of its own: what it must know after a restart stands in the
 // cluster, as an annotation on the token. It does not decide who may join, and
@@ -34,13 +35,14 @@ type Kube struct {
 	first time.Duration // backoff of a connection that broke
 	most  time.Duration
 	sweep time.Duration // between looks for expired tokens
+	evict time.Duration // between two tries of a drain
 }
 
 var _ seed.Kube = (*Kube)(nil)
 
 // New returns a Kube that logs to log.
 func New(log *slog.Logger) *Kube {
-	return &Kube{log: log, first: 500 * time.Millisecond, most: 30 * time.Second, sweep: time.Minute}
+	return &Kube{log: log, first: 500 * time.Millisecond, most: 30 * time.Second, sweep: time.Minute, evict: 2 * time.Second}
 }
 
 // Watch approves and denies certificate requests, tells how nodes fare and

@@ -103,6 +103,38 @@ func (c *Client) Assign(ctx context.Context, ref, name, role string) (m seed.Mac
 	return m, c.ask(ctx, http.MethodPost, node(ref)+"/assign", seed.Assignment{Name: name, Role: role}, &m)
 }
 
+// Plan is what each node would get by an upgrade.
+func (c *Client) Plan(ctx context.Context) (u seed.Upgrade, err error) {
+	return u, c.ask(ctx, http.MethodGet, seed.PathUpgrade, nil, &u)
+}
+
+// Upgrade orders one node to take the bundle that the seed serves.
+func (c *Client) Upgrade(ctx context.Context, ref string) (m seed.Machine, err error) {
+	return m, c.ask(ctx, http.MethodPost, node(ref)+"/upgrade", nil, &m)
+}
+
+// Withdraw takes an order back that the node has not been told.
+func (c *Client) Withdraw(ctx context.Context, ref string) (m seed.Machine, err error) {
+	return m, c.ask(ctx, http.MethodPost, node(ref)+"/withdraw", nil, &m)
+}
+
+// Departure is what a node has to lose.
+func (c *Client) Departure(ctx context.Context, ref string) (d seed.Departure, err error) {
+	return d, c.ask(ctx, http.MethodGet, node(ref)+"/leave", nil, &d)
+}
+
+// Reimage empties a node and orders it to install itself anew. It takes as long
+// as the node's pods take to move.
+func (c *Client) Reimage(ctx context.Context, ref string, how seed.Leaving) (m seed.Machine, err error) {
+	return m, c.ask(ctx, http.MethodPost, node(ref)+"/reimage", how, &m)
+}
+
+// Remove empties a node and takes it out of the cluster. The machine has no order
+// if it was not reached.
+func (c *Client) Remove(ctx context.Context, ref string, how seed.Leaving) (m seed.Machine, err error) {
+	return m, c.ask(ctx, http.MethodPost, node(ref)+"/remove", how, &m)
+}
+
 // Arm opens the window in which approve: auto lets machines in; 0 closes it.
 func (c *Client) Arm(ctx context.Context, d time.Duration) (s seed.Status, err error) {
 	return s, c.ask(ctx, http.MethodPost, seed.PathArm, seed.Arming{Seconds: int((d + time.Second - 1) / time.Second)}, &s)

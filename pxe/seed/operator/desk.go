@@ -7,6 +7,7 @@
 package operator
 
 import (
+	"context"
 	"time"
 
 	"slipway.dev/slipway/pxe/seed"
@@ -35,11 +36,28 @@ type Judge interface {
 	Assign(ref, name, role string) (seed.Machine, error)
 }
 
+// Upgrader gives nodes what this seed serves, one by one.
+type Upgrader interface {
+	Plan(ctx context.Context) (seed.Upgrade, error)
+	Upgrade(ctx context.Context, ref string) (seed.Machine, error)
+	Withdraw(ctx context.Context, ref string) (seed.Machine, error) // any order
+}
+
+// Remover takes nodes out of the cluster, to install them anew or for good.
+// Reimage and Remove may take as long as pods may take to move.
+type Remover interface {
+	Departure(ctx context.Context, ref string) (seed.Departure, error)
+	Reimage(ctx context.Context, ref string, how seed.Leaving) (seed.Machine, error)
+	Remove(ctx context.Context, ref string, how seed.Leaving) (seed.Machine, error)
+}
+
 // Desk is the whole of a seed to its operator. Errors that are a
 // *handoff.Refusal are for him; any other is a fault of the seed.
 type Desk interface {
 	Viewer
 	Finder
 	Judge
+	Upgrader
+	Remover
 	Arm(d time.Duration) error
 }

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,8 +16,9 @@ import (
 )
 
 const (
-	maxBody   = 64 << 10         // bytes of a question
-	maxArm    = 24 * time.Hour   // a window that is longer is a door
+	maxBody   = 64 << 10       // bytes of a question
+	maxArm    = 24 * time.Hour // a window that is longer is a door
+	maxDrain  = 24 * time.Hour
 	slowest   = 30 * time.Second // for a reader of events to take one write
 	typeLines = "application/x-ndjson"
 )
@@ -41,9 +43,15 @@ func Handler(d Desk) http.Handler {
 		}
 		answer(w, append([]seed.Step{}, d.Timeline(m.ID)...), nil)
 	})
-	judge(mux, "approve", func(ref string, a seed.Approval) (seed.Machine, error) { return d.Approve(ref, a.Code, a.Wipe...) })
-	judge(mux, "reject", func(ref string, a seed.Rejection) (seed.Machine, error) { return d.Reject(ref, a.Reason) })
-	judge(mux, "assign", func(ref string, a seed.Assignment) (seed.Machine, error) { return d.Assign(ref, a.Name, a.Role) })
+	decisions(mux, d)
+	mux.HandleFunc("GET "+seed.PathNodes+"/{ref}/leave", func(w http.ResponseWriter, r *http.Request) {
+		out, err := d.Departure(r.Context(), r.PathValue("ref"))
+		answer(w, out, err)
+	})
+	mux.HandleFunc("GET "+seed.PathUpgrade, func(w http.ResponseWriter, r *http.Request) {
+		out, err := d.Plan(r.Context())
+		answer(w, out, err)
+	})
 	mux.HandleFunc("POST "+seed.PathArm, func(w http.ResponseWriter, r *http.Request) { arm(d, w, r) })
 	mux.HandleFunc("GET "+seed.PathEvents, func(w http.ResponseWriter, r *http.Request) { events(d, w, r) })
 	mux.HandleFunc("GET "+seed.PathKubeCfg, func(w http.ResponseWriter, _ *http.Request) {
@@ -61,14 +69,40 @@ func Handler(d Desk) http.Handler {
 	return mux
 }
 
-func judge[Q any](mux *http.ServeMux, verb string, do func(ref string, q Q) (seed.Machine, error)) {
+// decisions are what is asked of one machine.
+func decisions(mux *http.ServeMux, d Desk) {
+	type none struct{}
+	judge(mux, "approve", func(_ context.Context, ref string, a seed.Approval) (seed.Machine, error) {
+		return d.Approve(ref, a.Code, a.Wipe...)
+	})
+	judge(mux, "reject", func(_ context.Context, ref string, a seed.Rejection) (seed.Machine, error) {
+		return d.Reject(ref, a.Reason)
+	})
+	judge(mux, "assign", func(_ context.Context, ref string, a seed.Assignment) (seed.Machine, error) {
+		return d.Assign(ref, a.Name, a.Role)
+	})
+	judge(mux, "upgrade", func(ctx context.Context, ref string, _ none) (seed.Machine, error) { return d.Upgrade(ctx, ref) })
+	judge(mux, "withdraw", func(ctx context.Context, ref string, _ none) (seed.Machine, error) { return d.Withdraw(ctx, ref) })
+	leave := func(do func(context.Context, string, seed.Leaving) (seed.Machine, error)) func(context.Context, string, seed.Leaving) (seed.Machine, error) {
+		return func(ctx context.Context, ref string, how seed.Leaving) (seed.Machine, error) {
+			if how.Drain < 0 || how.Drain > int(maxDrain/time.Second) {
+				return seed.Machine{}, &handoff.Refusal{Code: codeBody, Text: fmt.Sprintf("drain %d: want 0 to %d seconds", how.Drain, int(maxDrain/time.Second))}
+			}
+			return do(ctx, ref, how)
+		}
+	}
+	judge(mux, "reimage", leave(d.Reimage))
+	judge(mux, "remove", leave(d.Remove))
+}
+
+func judge[Q any](mux *http.ServeMux, verb string, do func(ctx context.Context, ref string, q Q) (seed.Machine, error)) {
 	mux.HandleFunc("POST "+seed.PathNodes+"/{ref}/"+verb, func(w http.ResponseWriter, r *http.Request) {
 		var q Q
 		if err := read(w, r, &q); err != nil {
 			answer(w, nil, err)
 			return
 		}
-		m, err := do(r.PathValue("ref"), q)
+		m, err := do(r.Context(), r.PathValue("ref"), q)
 		answer(w, m, err)
 	})
 }

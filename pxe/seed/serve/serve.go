@@ -28,6 +28,7 @@ import (
 	"slipway.dev/slipway/pxe/ntp"
 	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/pxe/seed/boot"
+	"slipway.dev/slipway/pxe/seed/fleet"
 	"slipway.dev/slipway/pxe/seed/operator"
 	"slipway.dev/slipway/pxe/tftp"
 	"slipway.dev/slipway/pxe/web"
@@ -40,9 +41,10 @@ type Options struct {
 	Seed    *seed.Seed
 	Boot    *boot.Boot
 	Ports   Ports
-	State   string // directory; the operator's socket is in it
-	Page    string // address of the read-only web page, "" for none
-	PageLAN bool   // the page may be on an address that is not loopback
+	State   string        // directory; the operator's socket is in it
+	Page    string        // address of the read-only web page, "" for none
+	PageLAN bool          // the page may be on an address that is not loopback
+	Nodes   fleet.Cluster // of the cluster that runs
 	Log     *slog.Logger
 	// Self is the node that this very machine is, "" on a laptop; Kubeconfig
 	// appears when its cluster runs.
@@ -59,6 +61,7 @@ type Ports struct {
 // the state of the wire.
 type Server struct {
 	*seed.Seed
+	*fleet.Fleet
 	o    Options
 	dhcp *pxe.Server
 	tftp *tftp.Server
@@ -75,7 +78,7 @@ type Server struct {
 
 // New checks nothing and opens nothing; Run does.
 func New(o Options) *Server {
-	return &Server{Seed: o.Seed, o: o, neighbour: pxe.ARPTable(o.Wire.Name)}
+	return &Server{Seed: o.Seed, Fleet: fleet.New(o.Seed, o.Nodes, o.Log), o: o, neighbour: pxe.ARPTable(o.Wire.Name)}
 }
 
 // Status is the seed's own with what the wire adds.
@@ -163,6 +166,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		}
 		all = append(all, service{run: s.reach, close: func() error { return nil }})
 	}
+	all = append(all, service{run: s.Fleet.Run, close: func() error { return nil }})
 	all = append(all, service{run: s.watchWire, close: func() error { return nil }})
 	s.say("", "serving on %s, %s", s.o.Wire.Name, s.o.Wire.Addr)
 	g, ctx := errgroup.WithContext(ctx)

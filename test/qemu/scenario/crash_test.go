@@ -18,7 +18,7 @@ import (
 
 var (
 	points    = flag.Int("points", 300, "how many power cuts of an install TestCrashedInstalls judges")
-	boots     = flag.Int("boots", 3, "how many of them it really starts")
+	boots     = flag.Int("boots", 2, "how many of them it really starts")
 	recordDir = flag.String("recording", "", "directory that keeps an install's recording, and is used again when it has one")
 	replayed  = flag.String("point", "", "judge and start this point alone, as TestCrashedInstalls printed it, of -recording")
 )

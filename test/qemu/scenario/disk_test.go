@@ -43,6 +43,7 @@ func TestDiskLoaders(t *testing.T) {
 		{"UEFI-arm64", arch.ARM64, qemu.UEFI, qemu.Virtio, 512},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			m := openArch(t, c.arch)
 			d := newBootDisk(t, m, bootdisk.Geometry{Size: 16 << 30, Sector: c.sector})
 			machine := qemu.Machine{Arch: c.arch, Memory: 1024, CPUs: 1, Firmware: c.firmware, Disks: []qemu.Drive{{Path: d.file.Name(), Bus: c.bus, BlockSize: c.sector}}}

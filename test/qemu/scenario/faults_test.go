@@ -55,6 +55,7 @@ func TestInstallFaults(t *testing.T) {
 			if c.slow && !*all {
 				t.Skip("skipped: one disk that fails late is enough here; make test-all has this one")
 			}
+			t.Parallel()
 			_, port := network(t)
 			m := machineFromDisk(t, boot.Cmdline{Consoles: []string{"tty0", "ttyS0"}, Extra: []string{"quiet", steady}})
 			l := newLogin(t)

@@ -31,6 +31,7 @@ func TestEveryFirmwareReachesItsConfig(t *testing.T) {
 		{"UEFI-disk", qemu.UEFI, qemu.DiskCopy(image)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			_, port := network(t)
 			vm := start(t, qemu.Machine{Memory: 2048, CPUs: 1, Firmware: c.firmware, Boot: c.boot, NICs: []*lan.Port{port}, CIDATA: newLogin(t).cidata("node-1")})
 			for _, e := range vm.Console.Events() {
@@ -70,6 +71,7 @@ func TestPackedISO(t *testing.T) {
 // TestConfigInsideTheISO boots without any config volume: the one that
 // bundle.yaml bakes in is used.
 func TestConfigInsideTheISO(t *testing.T) {
+	t.Parallel()
 	_, port := network(t)
 	vm := start(t, qemu.Machine{Memory: 2048, CPUs: 1, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}})
 	for _, e := range vm.Console.Events() {

@@ -17,10 +17,10 @@ import (
 
 // TestReady takes a machine from power-on to a working cluster of one node, on
 // a network that leads nowhere, installed on its disk on the way; then breaks
-// things on it, and starts it from the disk alone.
+// things on it, starts it from the disk alone, and upgrades it there.
 func TestReady(t *testing.T) {
 	l := newLogin(t)
-	port := timedNetwork(t)
+	seg, port := timedNetwork(t)
 	started := time.Now()
 	config := l.installing("node-1", "")
 	config["user-data"] = append(config["user-data"], "  services: [iscsid, multipathd, rpcbind]\nusers:\n  - {name: ada, lock_passwd: false, hashed_passwd: "+adaHash+"}\n"...)
@@ -52,12 +52,23 @@ func TestReady(t *testing.T) {
 	t.Run("clock jumps", n.clockJumps)
 	ca := caOf(t, vm, l)
 	t.Run("power button", n.powerButton)
+	vm.Close()
+	m.Boot, m.CIDATA = qemu.Boot{}, nil
+	next := filepath.Join(*out, "next") // what it is upgraded from, and does not start
+	m.Disks = append(m.Disks, qemu.Drive{Path: filepath.Join(next, built(t, next).ISO.Path), ReadOnly: true, Serial: "NEXT"})
+	vm = start(t, m)
 	t.Run("from its own disk", func(t *testing.T) {
-		vm.Close()
-		m.Boot, m.CIDATA = qemu.Boot{}, nil
-		if again := l.reach(t, start(t, m), "ready"); again != ca {
+		if again := l.reach(t, vm, "ready"); again != ca {
 			t.Errorf("another cluster: CA %.12s, before %.12s", again, ca)
 		}
+	})
+	u := &upgrading{l: l, vm: vm, store: newStore(t, seg), ca: ca}
+	t.Run("upgrade", u.test)
+	t.Run("from its own disk, upgraded", func(t *testing.T) {
+		vm.Close() // SIGKILL: a power cut
+		u.vm = start(t, m)
+		l.reach(t, u.vm, "services")
+		u.runs(t, "example 2", "b")
 	})
 }
 
@@ -351,7 +362,8 @@ func (n *node) statusOnTheNode(t *testing.T) {
 // promise about the size of things, not about a busy host's speed.
 func (n *node) initIsSmall(t *testing.T) {
 	script := `rss() { grep VmRSS /proc/1/status | tr -dc 0-9; }; cpu() { cut -d' ' -f14,15 /proc/1/stat | tr ' ' +; }
-a=$(($(cpu))); sleep 30; b=$(($(cpu))); echo $(rss) $((b-a)) $(getconf CLK_TCK)`
+own() { for d in /sys/fs/cgroup/system/*/; do echo $(basename $d) $(grep -m1 '^anon ' $d/memory.stat | tr -dc 0-9) $(grep -m1 ^usage_usec $d/cpu.stat | tr -dc 0-9); done; }
+a=$(($(cpu))); x=$(own); sleep 30; b=$(($(cpu))); y=$(own); echo $(rss) $((b-a)) $(getconf CLK_TCK); echo "$x"; echo --; echo "$y"`
 	out, err := n.r.Must(n.ctx, "bash", "-c", script)
 	if err != nil {
 		t.Fatal(err)
@@ -359,6 +371,20 @@ a=$(($(cpu))); sleep 30; b=$(($(cpu))); echo $(rss) $((b-a)) $(getconf CLK_TCK)`
 	var kib, ticks, hz float64
 	if _, err := fmt.Sscan(out, &kib, &ticks, &hz); err != nil {
 		t.Fatalf("%q: %v", out, err)
+	}
+	_, services, _ := strings.Cut(out, "\n")
+	earlier, later, _ := strings.Cut(services, "--")
+	used := map[string]float64{}
+	for line := range strings.Lines(earlier + later) { // a service twice: the figures of before are taken off
+		var name string
+		var anon, usec float64
+		if n, _ := fmt.Sscan(line, &name, &anon, &usec); n != 3 {
+			continue
+		}
+		if before, ok := used[name]; ok {
+			t.Logf("%-12s %5.1f MB, %.2f %% of one processor", name, anon/1e6, (usec-before)/30e6*100)
+		}
+		used[name] = usec
 	}
 	t.Logf("slipway-init: %.1f MB resident, %.2f %% of one processor over 30 s", kib/1e3, 100*ticks/hz/30)
 	if kib > 80e3 {

@@ -41,6 +41,7 @@ func TestFailureScreens(t *testing.T) {
 		{"state volume missing", with("user-data", string(good["user-data"])+"  state: NOWHERE\n"), "", 2048, "SW-STATE-MISSING", []string{`no ext4 volume "NOWHERE"`, "devices: "}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			_, port := network(t)
 			args := boot.Cmdline{Consoles: []string{"tty0", "ttyS0"}, Config: c.config, Extra: []string{"quiet", steady}}
 			m := machineFromDisk(t, args)
@@ -89,6 +90,7 @@ func TestClocks(t *testing.T) {
 		"2038-01-20": "years after the build: correct it",
 	} {
 		t.Run(rtc, func(t *testing.T) {
+			t.Parallel()
 			when, err := time.Parse(time.DateOnly, rtc)
 			if err != nil {
 				t.Fatal(err)
@@ -111,6 +113,7 @@ func TestClocks(t *testing.T) {
 // TestDeadCard has two cards, the first without a link: the boot goes on with
 // the second.
 func TestDeadCard(t *testing.T) {
+	t.Parallel()
 	seg, live := network(t)
 	dead := qemutest.Port(t, seg, "dead")
 	m := machineFromDisk(t, boot.Cmdline{Consoles: []string{"tty0", "ttyS0"}, Extra: []string{"quiet", steady}})
@@ -132,6 +135,7 @@ func TestDeadCard(t *testing.T) {
 
 // TestBond makes one interface of two cards and gets an address over it.
 func TestBond(t *testing.T) {
+	t.Parallel()
 	seg, one := network(t)
 	two := qemutest.Port(t, seg, "two")
 	m := machineFromDisk(t, boot.Cmdline{Consoles: []string{"tty0", "ttyS0"}, Extra: []string{"quiet", steady}})

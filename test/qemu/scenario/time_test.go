@@ -17,7 +17,7 @@ import (
 )
 
 // timedNetwork is network, and its router tells the time as DHCP says (option 42).
-func timedNetwork(t testing.TB) *lan.Port {
+func timedNetwork(t testing.TB) (*lan.Switch, *lan.Port) {
 	t.Helper()
 	seg := qemutest.LAN(t, lan.Options{Subnet: netip.MustParsePrefix("10.77.0.0/24"), Domains: []string{"cluster.local", "local"}})
 	gateway := seg.Subnet().Addr().Next()
@@ -27,7 +27,7 @@ func timedNetwork(t testing.TB) *lan.Port {
 	if err := h.ServeNTP(time.Now); err != nil {
 		t.Fatal(err)
 	}
-	return qemutest.Port(t, seg, "node-1")
+	return seg, qemutest.Port(t, seg, "node-1")
 }
 
 // year2001 is what a clock without a battery may say.

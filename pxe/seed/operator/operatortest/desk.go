@@ -28,6 +28,7 @@ type Desk struct {
 	steps    []seed.Step
 	config   []byte
 	changed  chan struct{}
+	obey     map[string]handoff.Outcome
 }
 
 // New has the machines of Site.

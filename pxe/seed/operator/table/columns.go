@@ -12,12 +12,12 @@ import (
 // layout is how wide each column is; 0 leaves it out.
 type layout struct {
 	Screen
-	name, role, state, code, dots, label, bytes, last int
-	long                                              bool // roles in full
+	name, role, state, code, dots, label, bytes, bundle, last int
+	long                                                      bool // roles in full
 }
 
 // layout chooses columns for the machines there are. What is left out first:
-// the stages' dots, bytes and rates, long role names, the last line.
+// bundles, the stages' dots, bytes and rates, long role names, the last line.
 func (sc Screen) layout(all []seed.Machine) layout {
 	c := layout{Screen: sc, name: 7, state: 8, label: 10}
 	for _, m := range all {
@@ -28,6 +28,7 @@ func (sc Screen) layout(all []seed.Machine) layout {
 		if m.Code != "" {
 			c.code = 7
 		}
+		c.bundle = min(24, max(c.bundle, columns(Clean(m.Bundle))))
 		if m.Total > 0 && m.Done < m.Total {
 			c.bytes = 29 // "1.23 GB of 4.56 GB  789 MB/s "
 		}
@@ -49,6 +50,7 @@ func (sc Screen) layout(all []seed.Machine) layout {
 				c.bytes, c.label = 0, 20 // "blobs 43% 93.4 MB/s"
 			}
 		},
+		func() { c.bundle = 0 },
 		func() { c.dots = 0 },
 		func() { c.role = 0 },
 		func() { c.state = 0 },
@@ -67,7 +69,7 @@ func (sc Screen) layout(all []seed.Machine) layout {
 // left is what remains for the last line.
 func (c layout) left() int {
 	n := c.Width - 1
-	for _, w := range []int{c.name, c.role, c.state, c.code, c.dots, c.label, c.bytes} {
+	for _, w := range []int{c.name, c.role, c.state, c.code, c.dots, c.label, c.bytes, c.bundle} {
 		if w > 0 {
 			n -= w + 2
 		}
@@ -113,7 +115,7 @@ func (c layout) head() string {
 		stage = ""
 	}
 	return c.line([]cell{{"MACHINE", c.name, ""}, {"ROLE", c.role, ""}, {"STATE", c.state, ""}, {"CODE", c.code, ""},
-		{"STAGE", c.dots, ""}, {stage, c.label, ""}, {"BYTES", c.bytes, ""}, {"LAST", c.last, ""}})
+		{"STAGE", c.dots, ""}, {stage, c.label, ""}, {"BYTES", c.bytes, ""}, {"BUNDLE", c.bundle, ""}, {"LAST", c.last, ""}})
 }
 
 func (c layout) row(m seed.Machine) string {
@@ -142,8 +144,11 @@ func (c layout) row(m seed.Machine) string {
 	if m.Reason != "" && group == operator.Refused {
 		last = m.Reason
 	}
+	if o := m.Order; o.Open() {
+		last = "ordered: " + o.String() + "; " + last
+	}
 	return c.line([]cell{{c.called(m), c.name, name}, {Clean(role(m.Role, c.long)), c.role, ""}, {Clean(state), c.state, tone}, {Clean(code), c.code, invert},
-		{dots(marks), c.dots, tone}, {label, c.label, ""}, {c.progress(m), c.bytes, ""}, {Clean(last), c.last, dim}})
+		{dots(marks), c.dots, tone}, {label, c.label, ""}, {c.progress(m), c.bytes, ""}, {Clean(m.Bundle), c.bundle, ""}, {Clean(last), c.last, dim}})
 }
 
 func dots(marks []operator.Mark) string {

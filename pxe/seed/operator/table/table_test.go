@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/pxe/seed/operator/operatortest"
 )
@@ -258,5 +259,16 @@ func TestLinesWithoutATerminal(t *testing.T) {
 	cancel()
 	if err := l.Run(ctx, Of(d), nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+func TestBundlesAndOrders(t *testing.T) {
+	s, all, _ := operatortest.Site(2)
+	all[1].Bundle = "example 11"
+	all[1].Order = &seed.Ordered{Verb: handoff.Upgrade, Bundle: "example 12"}
+	for width, want := range map[int]string{160: "example 11  ordered: upgrade to example 12; Node is Ready", 80: "ordered: upgrade"} {
+		if out := Render(s, all, width, 0, operatortest.Now()); !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
 	}
 }

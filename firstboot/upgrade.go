@@ -1,0 +1,200 @@
+package firstboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/configs/skew"
+	"slipway.dev/slipway/firstboot/install"
+	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/volume"
+	"slipway.dev/slipway/images/layout"
+)
+
+// upgradePhase is the phase that events of an upgrade belong to, whenever they happen.
+const upgradePhase = "upgrade"
+
+// trialLimit is how long a new bundle may take to be Ready unless the operator
+// says otherwise; a slow node takes five minutes.
+const trialLimit = 20 * time.Minute
+
+// wanted is an upgrade that somebody asked for.
+type wanted struct {
+	source string // URL as slipway.store= has it, "" for a medium that is plugged in
+	order  string // of the seed, "" when it was typed on the node
+	limit  time.Duration
+}
+
+// errCurrent says that there is nothing to do.
+var errCurrent = errors.New("the node runs it already")
+
+// upgrade brings a bundle into the other slot and prepares its trial: the caller
+// ends the machine with Kexec. With an error nothing of what the machine starts
+// has changed.
+func (n *Node) upgrade(ctx context.Context, w wanted) error {
+	if !n.upgrading.TryLock() {
+		return report.Fail("SW-UPGRADE-BUSY", "wait for it: slipway status", errors.New("another upgrade is under way"))
+	}
+	defer n.upgrading.Unlock()
+	d := n.disk
+	if d != nil && d.Record.Trial != nil && d.Record.Trial.Step == install.Trying {
+		return report.Fail("SW-UPGRADE-BUSY", "wait for it: slipway events -f", fmt.Errorf("%s is on trial", d.Record.Trial.Bundle))
+	}
+	if d == nil || d.Record.Progress != install.Installed || !d.Active {
+		return report.Fail("SW-UPGRADE-DISK", "a node without a disk of its own runs what it is started with: start it from the new medium or seed",
+			errors.New("this node is not installed on a disk"))
+	}
+	b, let, err := n.offered(ctx, w.source)
+	if err != nil {
+		return err
+	}
+	defer let()
+	if err := n.permitted(ctx, b.Manifest); err != nil {
+		return err
+	}
+	m, slot := b.Manifest, d.Runs.Other()
+	n.upgradeEvent("", handoff.Started, fmt.Sprintf("%s %d, Kubernetes %s, into slot %s; the node runs %s %d, Kubernetes %s",
+		m.Name, m.Serial, m.Kubernetes, slot, n.Manifest.Name, n.Manifest.Serial, n.Manifest.Kubernetes), nil)
+	if w.limit == 0 {
+		w.limit = trialLimit
+	}
+	began, told := time.Now(), time.Now()
+	if err := d.Offer(ctx, install.Trial{Slot: slot, Order: w.order, Limit: w.limit}, b, n.diskCmdline(), func(done, total int64) {
+		if time.Since(told) < 3*time.Second && done < total {
+			return
+		}
+		told = time.Now()
+		n.upgradeEvent("write", handoff.Running, fmt.Sprintf("%d of %d MB, %.0f s", done/1e6, total/1e6, time.Since(began).Seconds()), map[string]any{"bytes": done, "total": total})
+	}); err != nil {
+		return storeFailure(err)
+	}
+	if err := os.RemoveAll(n.before()); err != nil { // of an earlier trial
+		return err
+	}
+	c := n.diskCmdline()
+	c.Trial = w.limit.String()
+	if !slices.ContainsFunc(c.Extra, func(a string) bool { return strings.HasPrefix(a, "panic=") }) {
+		c.Extra = append(c.Extra, "panic=10") // a kernel that panics starts the machine again
+	}
+	if err := d.Try(install.Plain(m), c); err != nil {
+		return err
+	}
+	n.upgradeEvent("kexec", handoff.Running, fmt.Sprintf("starting slot %s on trial: Ready within %s, or the node goes back to slot %s", slot, w.limit, d.Runs), nil)
+	return nil
+}
+
+// offered finds the bundle of an upgrade; let lets go of where it is.
+func (n *Node) offered(ctx context.Context, source string) (b install.Bundle, let func(), err error) {
+	if source != "" {
+		s := n.seedFor(upgradePhase, strings.TrimRight(source, "/"))
+		limit, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		defer cancel()
+		b, err = manifestFrom(limit, s, n.key)
+		return b, func() {}, err
+	}
+	devs, err := volume.List("/sys", "/dev")
+	if err != nil {
+		return b, nil, err
+	}
+	at := filepath.Join(runDir, "upgrade")
+	var errs []error
+	for _, d := range find(devs, "iso9660", layout.Volume) {
+		b, err = openMedium(d.Path, at, n.key)
+		if err == nil {
+			return b, func() { _ = unix.Unmount(at, unix.MNT_DETACH) }, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", d.Path, err))
+	}
+	if errs == nil {
+		errs = []error{fmt.Errorf("no volume %q on any device; devices: %s", layout.Volume, names(devs))}
+	}
+	return b, nil, report.Fail("SW-UPGRADE-MEDIUM", "plug in the new ISO, signed with the key of the one that the node was installed from, or name the URL of a seed that serves it", errors.Join(errs...))
+}
+
+// permitted says whether the node may take a bundle, before anything changes.
+func (n *Node) permitted(ctx context.Context, m *lock.Manifest) error {
+	have := n.Manifest
+	if m.Arch != have.Arch {
+		return report.Fail("SW-UPGRADE-ARCH", "take the bundle of this node's architecture", fmt.Errorf("the bundle is for %s, the node is %s", m.Arch, have.Arch))
+	}
+	if m.Name == have.Name && m.Serial == have.Serial {
+		return errCurrent
+	}
+	if err := skew.Bundle(title(have), title(m)); err != nil {
+		return report.Fail("SW-UPGRADE-SERIAL", "to go back to an older bundle, reset the node (slipway reset) and install it from that medium", err)
+	}
+	plane, err := n.planeVersion(ctx)
+	if err == nil {
+		err = skew.Check(have.Kubernetes, m.Kubernetes, plane)
+	}
+	if err != nil {
+		return report.Fail("SW-UPGRADE-SKEW", "take one minor version after the other, control plane first", err)
+	}
+	return n.roomForSlot(m)
+}
+
+// planeVersion is what the API server runs that a worker belongs to, "" for a
+// control plane.
+func (n *Node) planeVersion(ctx context.Context) (string, error) {
+	if n.User.Slipway.Role != configs.RoleWorker {
+		return "", nil
+	}
+	return n.runner().ServerVersion(ctx)
+}
+
+func title(m *lock.Manifest) string { return fmt.Sprintf("%s %d", m.Name, m.Serial) }
+
+// roomForSlot counts the blobs that neither slot has.
+func (n *Node) roomForSlot(m *lock.Manifest) error {
+	var need int64
+	for _, b := range install.Plain(m).Blobs {
+		if _, err := os.Stat(n.disk.Blob(n.disk.Runs, b)); err != nil || !strings.HasSuffix(n.disk.Blob(n.disk.Runs, b), string(b.SHA256)) {
+			need += b.Size
+		}
+	}
+	var s unix.Statfs_t
+	if err := unix.Statfs(n.disk.Store, &s); err != nil {
+		return err
+	}
+	have := int64(s.Bavail) * s.Bsize
+	if old, err := readBundle(n.disk.Slot(n.disk.Runs.Other()), n.key); err == nil {
+		have += only(old.Manifest, n.Manifest) // makes room
+	}
+	if have < need {
+		return report.Fail("SW-INSTALL-FULL", "reimage the node: its store was made for smaller bundles", fmt.Errorf("the store has room for %d MB, the bundle brings %d MB", have/1e6, need/1e6))
+	}
+	return nil
+}
+
+// only are the bytes of a that b does not have.
+func only(a, b *lock.Manifest) (n int64) {
+	has := map[string]bool{}
+	for _, x := range b.Blobs {
+		has[string(x.SHA256)] = true
+	}
+	for _, x := range a.Blobs {
+		if !has[string(x.SHA256)] {
+			n += x.Size
+		}
+	}
+	return n
+}
+
+func (n *Node) upgradeEvent(step string, s handoff.State, text string, data map[string]any) {
+	e := handoff.Event{Phase: upgradePhase, Step: step, State: s, Text: text, Data: data}
+	n.Report.Emit(e)
+	if tell := n.asking.Load(); tell != nil {
+		(*tell)(e)
+	}
+}
