@@ -54,9 +54,14 @@ func (n *Node) follow(ctx context.Context, o handoff.Order) (then Power, err err
 		default:
 			return "", err
 		}
-	case handoff.Reimage:
-		return "", n.reimage(ctx, o)
-	case handoff.Reset:
+	case handoff.Reimage, handoff.Reset:
+		if !n.upgrading.TryLock() {
+			return "", errUpgrading()
+		}
+		defer n.upgrading.Unlock()
+		if o.Verb == handoff.Reimage {
+			return "", n.reimage(ctx, o)
+		}
 		return "", n.resetThen(ctx, func(err error) {
 			limit, cancel := context.WithTimeout(ctx, 30*time.Second) // the disk is empty: there is no later
 			defer cancel()

@@ -44,7 +44,7 @@ var errCurrent = errors.New("the node runs it already")
 // has changed.
 func (n *Node) upgrade(ctx context.Context, w wanted) error {
 	if !n.upgrading.TryLock() {
-		return report.Fail("SW-UPGRADE-BUSY", "wait for it: slipway status", errors.New("another upgrade is under way"))
+		return errUpgrading()
 	}
 	defer n.upgrading.Unlock()
 	d := n.disk
@@ -92,6 +92,10 @@ func (n *Node) upgrade(ctx context.Context, w wanted) error {
 	}
 	n.upgradeEvent("kexec", handoff.Running, fmt.Sprintf("starting slot %s on trial: Ready within %s, or the node goes back to slot %s", slot, w.limit, d.Runs), nil)
 	return nil
+}
+
+func errUpgrading() error {
+	return report.Fail("SW-UPGRADE-BUSY", "wait for it: slipway events -f", errors.New("an upgrade of this node is under way"))
 }
 
 // offered finds the bundle of an upgrade; let lets go of where it is.

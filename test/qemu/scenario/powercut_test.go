@@ -28,6 +28,9 @@ var cutSteps = []string{"certs", "control-plane", "wait-control-plane", "addon",
 // the CA that the first one made. Where init has ended, the node gets Ready and
 // the rest of the cuts is for a new one.
 func TestPowerCut(t *testing.T) {
+	if !*all {
+		t.Skip("skipped: TestInstall takes the power from one kubeadm init; make test-all does it twenty times")
+	}
 	l := newLogin(t)
 	_, port := network(t)
 	disk := filepath.Join(t.TempDir(), "state.img")
