@@ -55,23 +55,6 @@ func (w *work) measureInstall(ctx context.Context) ([]*comparison, error) {
 		if err := c.alternate(ctx, 3); err != nil {
 			return nil, err
 		}
-		for _, s := range []side{c.Ours, c.Peer} { // once more, to count what the disk got
-			if err := disk.anew(); err != nil {
-				return nil, err
-			}
-			before, err := disk.written()
-			if err != nil {
-				return nil, err
-			}
-			if _, err := timed(ctx, s.argv); err != nil {
-				return nil, err
-			}
-			after, err := disk.written()
-			if err != nil {
-				return nil, err
-			}
-			fmt.Printf("  %-34s wrote %.0f MB\n", s.Name, float64(after-before)/1e6)
-		}
 	}
 	return all, nil
 }
@@ -119,19 +102,6 @@ func (d *loopDevice) anew() error {
 		return fmt.Errorf("blkdiscard: %w: %s", err, out)
 	}
 	return exec.CommandContext(d.ctx, "sync").Run()
-}
-
-// written are the bytes that were written to the disk ever (Documentation/block/stat.rst).
-func (d *loopDevice) written() (int64, error) {
-	raw, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(d.dev), "stat"))
-	if err != nil {
-		return 0, err
-	}
-	var f [7]int64
-	if _, err := fmt.Sscan(string(raw), &f[0], &f[1], &f[2], &f[3], &f[4], &f[5], &f[6]); err != nil {
-		return 0, err
-	}
-	return f[6] * 512, nil
 }
 
 // golden is the image of a disk that slipway installed.
