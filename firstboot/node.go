@@ -89,8 +89,8 @@ type Node struct {
 
 	upgrading sync.Mutex
 	asking    atomic.Pointer[func(handoff.Event)] // who asked on the node itself
-	gaveUp    atomic.Bool
-	confirmed chan struct{} // closed when the trial that this start is has been confirmed
+	gaveUp    atomic.Bool                         // the trial is decided, one way or the other
+	confirmed chan struct{}                       // closed when the trial that this start is has been confirmed
 
 	mu      sync.Mutex
 	phase   string // that runs

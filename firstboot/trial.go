@@ -93,8 +93,12 @@ func (n *Node) confirmTrial() {
 	if !n.onTrial() {
 		return
 	}
+	if n.gaveUp.Swap(true) { // too late by a moment: the machine is going back
+		return
+	}
 	close(n.confirmed)
 	if err := n.confirm(); err != nil {
+		n.gaveUp.Store(false)
 		n.giveUp(err)
 	}
 }
