@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 type results struct {
 	passed, failed int
 	skips          []string // "package.Test: reason"
+	fails          []string // "package.Test" and the lines where it said something
 }
 
 // event is one line of `go test -json` (go doc test2json).
@@ -71,6 +73,7 @@ func (r *results) count(e event, text []string, out io.Writer, live bool) {
 		}
 	case e.Action == "fail":
 		r.failed++
+		r.fails = append(r.fails, name+"."+e.Test+"\n"+strings.Join(said(text), ""))
 		fmt.Fprintf(out, "FAIL %s.%s\n", name, e.Test)
 		if !live {
 			fmt.Fprint(out, strings.Join(text, ""))
@@ -91,6 +94,16 @@ func reason(text []string) string {
 	return "no reason given"
 }
 
+// said are the last lines that name their place in the test, each without what
+// follows it: the reason is among them, and a log of hours is not.
+func said(text []string) []string {
+	const most = 12
+	lines := slices.DeleteFunc(slices.Clone(text), func(l string) bool { return !place.MatchString(l) })
+	return lines[max(0, len(lines)-most):]
+}
+
+var place = regexp.MustCompile(`^\s+\w+_test\.go:\d+: `)
+
 // shown leaves the framework's own lines out of live output.
 func shown(l string) bool {
 	for _, p := range []string{"=== ", "--- PASS", "PASS", "ok "} {
@@ -104,6 +117,9 @@ func shown(l string) bool {
 func (r *results) print(w io.Writer, d time.Duration) {
 	for _, s := range r.skips {
 		fmt.Fprintf(w, "skipped %s\n", s)
+	}
+	for _, f := range r.fails { // again: thousands of lines may be between
+		fmt.Fprintf(w, "failed %s", f)
 	}
 	fmt.Fprintf(w, "took %.0f s\n", d.Seconds())
 	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", r.passed, r.failed, len(r.skips))
