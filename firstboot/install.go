@@ -213,6 +213,8 @@ func (n *Node) installed() error {
 	if n.disk == nil || n.disk.Record.Progress == install.Installed && n.disk.Active {
 		return nil
 	}
+	n.upgrading.Lock()
+	defer n.upgrading.Unlock()
 	if err := n.disk.Finish(n.disk.Runs, n.Manifest); err != nil {
 		return err
 	}

@@ -87,7 +87,7 @@ type Node struct {
 	imported bool
 	hooked   bool // the commands before the installation have run
 
-	upgrading sync.Mutex
+	upgrading sync.Mutex                          // held by who changes what the disk is
 	asking    atomic.Pointer[func(handoff.Event)] // who asked on the node itself
 	gaveUp    atomic.Bool                         // the trial is decided, one way or the other
 	confirmed chan struct{}                       // closed when the trial that this start is has been confirmed

@@ -11,6 +11,37 @@ import (
 	"slipway.dev/slipway/firstboot/report"
 )
 
+// takeOrders asks the seed for orders from here on: a node that never gets as far
+// as Kubernetes is the one that has to be installed anew.
+func (n *Node) takeOrders() {
+	if n.enrol == nil {
+		return
+	}
+	n.own("order", "", func(ctx context.Context) {
+		if n.disk != nil && !n.settled(ctx) {
+			return
+		}
+		n.orders(ctx)
+	})
+}
+
+// settled waits until the node's disk is what the node is, neither being
+// installed nor on trial; false when this start will not see it.
+func (n *Node) settled(ctx context.Context) bool {
+	_ = n.content.wait(ctx) // a disk that lies hears orders: to be replaced
+	if ctx.Err() != nil || n.writing() {
+		return false
+	}
+	if n.onTrial() {
+		select {
+		case <-n.confirmed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
 // orders asks the seed what it wants of this node, for as long as the node runs.
 func (n *Node) orders(ctx context.Context) {
 	last := ""
@@ -41,12 +72,14 @@ func (n *Node) orders(ctx context.Context) {
 // follow does what the seed ordered, and says how the machine has to end for it
 // to come about; "" when the order has come to its end.
 func (n *Node) follow(ctx context.Context, o handoff.Order) (then Power, err error) {
+	n.upgrading.Lock() // an order waits for what was asked on the node
+	defer n.upgrading.Unlock()
 	switch o.Verb {
 	case handoff.Upgrade:
 		if err := n.triedBefore(o.ID); err != nil {
 			return "", err
 		}
-		switch err := n.upgrade(ctx, wanted{source: o.Store, order: o.ID}); {
+		switch err := n.upgradeLocked(ctx, wanted{source: o.Store, order: o.ID}); {
 		case err == nil:
 			return Kexec, nil
 		case errors.Is(err, errCurrent):
@@ -54,14 +87,9 @@ func (n *Node) follow(ctx context.Context, o handoff.Order) (then Power, err err
 		default:
 			return "", err
 		}
-	case handoff.Reimage, handoff.Reset:
-		if !n.upgrading.TryLock() {
-			return "", errUpgrading()
-		}
-		defer n.upgrading.Unlock()
-		if o.Verb == handoff.Reimage {
-			return "", n.reimage(ctx, o)
-		}
+	case handoff.Reimage:
+		return "", n.reimage(ctx, o)
+	case handoff.Reset:
 		return "", n.resetThen(ctx, func(err error) {
 			limit, cancel := context.WithTimeout(ctx, 30*time.Second) // the disk is empty: there is no later
 			defer cancel()

@@ -72,7 +72,7 @@ func sequence() []phase {
 		{name: "system", run: systemPhase},
 
 		// reads:    user-data: bootcmd, files, disks, users, keys, time; the system root
-		// leaves:   sshd, chronyd, containerd running; kubelet waiting for its config
+		// leaves:   sshd, chronyd, containerd running; kubelet waiting for its config; the seed asked for orders
 		// failure:  holds, with the last lines of the service
 		{name: "services", run: servicesPhase},
 
@@ -110,9 +110,6 @@ func (n *Node) boot(ctx context.Context, all []phase) {
 		}
 	}
 	n.confirmTrial()
-	if n.enrol != nil {
-		n.own("order", "", n.orders)
-	}
 	<-ctx.Done()
 }
 

@@ -36,6 +36,7 @@ const (
 
 func servicesPhase(ctx context.Context, n *Node) error {
 	n.takeRequests()
+	n.takeOrders()
 	if err := n.preflight(); err != nil {
 		return err
 	}

@@ -96,11 +96,12 @@ func (n *Node) confirmTrial() {
 	if n.gaveUp.Swap(true) { // too late by a moment: the machine is going back
 		return
 	}
-	close(n.confirmed)
 	if err := n.confirm(); err != nil {
 		n.gaveUp.Store(false)
 		n.giveUp(err)
+		return
 	}
+	close(n.confirmed)
 }
 
 func (n *Node) confirm() error {
@@ -129,6 +130,8 @@ func (n *Node) settleTrial(ctx context.Context) error {
 	if n.disk == nil || n.disk.Record.Trial == nil {
 		return nil
 	}
+	n.upgrading.Lock()
+	defer n.upgrading.Unlock()
 	t, r := n.disk.Record.Trial, n.runner()
 	switch {
 	case n.onTrial():

@@ -44,9 +44,14 @@ var errCurrent = errors.New("the node runs it already")
 // has changed.
 func (n *Node) upgrade(ctx context.Context, w wanted) error {
 	if !n.upgrading.TryLock() {
-		return errUpgrading()
+		return report.Fail("SW-UPGRADE-BUSY", "wait for it: slipway events -f", errors.New("an upgrade or the installation of this node is under way"))
 	}
 	defer n.upgrading.Unlock()
+	return n.upgradeLocked(ctx, w)
+}
+
+// upgradeLocked is upgrade for who holds n.upgrading.
+func (n *Node) upgradeLocked(ctx context.Context, w wanted) error {
 	d := n.disk
 	if d != nil && d.Record.Trial != nil && d.Record.Trial.Step == install.Trying {
 		return report.Fail("SW-UPGRADE-BUSY", "wait for it: slipway events -f", fmt.Errorf("%s is on trial", d.Record.Trial.Bundle))
@@ -92,10 +97,6 @@ func (n *Node) upgrade(ctx context.Context, w wanted) error {
 	}
 	n.upgradeEvent("kexec", handoff.Running, fmt.Sprintf("starting slot %s on trial: Ready within %s, or the node goes back to slot %s", slot, w.limit, d.Runs), nil)
 	return nil
-}
-
-func errUpgrading() error {
-	return report.Fail("SW-UPGRADE-BUSY", "wait for it: slipway events -f", errors.New("an upgrade of this node is under way"))
 }
 
 // offered finds the bundle of an upgrade; let lets go of where it is.

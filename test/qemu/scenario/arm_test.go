@@ -184,15 +184,6 @@ func TestMixedCluster(t *testing.T) {
 	podOnEach(t, n)
 }
 
-// stamped keeps a socket open that wants its packets stamped with the time. The
-// kernel patches netif_rx when the first such socket opens and the last closes
-// (net/core/dev.c, netstamp_needed_key), which chronyd's do at every poll, and
-// QEMU's TCG may let the other processor run into the patch: see start. It ended
-// an amd64 machine 623 s after power-on.
-const stamped = `  cloudConfig:
-    bootcmd: [[sh, -c, "ping -q -i 3600 127.0.0.1 > /dev/null 2>&1 &"]]
-`
-
 // approve lets a machine in by the code on its screen.
 func (s *station) approve(ctx context.Context, vm *qemu.VM) {
 	s.t.Helper()

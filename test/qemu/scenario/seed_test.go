@@ -94,6 +94,13 @@ func (s *station) start() {
 	})
 }
 
+// comesBack starts it again and waits until its verbs find it.
+func (s *station) comesBack(ctx context.Context) {
+	s.t.Helper()
+	s.start()
+	s.until(ctx, "the seed is back", func([]seed.Machine) bool { return true })
+}
+
 // kill ends it as a power cut would.
 func (s *station) kill() {
 	if s.cmd != nil {
@@ -285,6 +292,28 @@ func (s *station) goesOnWithout(ctx context.Context, was ...*qemu.VM) {
 		}
 		t.Logf("%s from its own disk, without a seed:\n%s", vm.Machine.Name, table(vm.Console.Events()))
 	}
+	s.reimagesUnready(ctx, vms[0], vms[1])
+}
+
+// reimagesUnready orders a worker to be installed anew that waits for a control
+// plane which is gone: it need not be Ready to hear that.
+func (s *station) reimagesUnready(ctx context.Context, plane, worker *qemu.VM) {
+	plane.Close()
+	worker.Console.Forget()
+	worker.Console.Tolerate = func(e handoff.Event) bool { return e.Phase != "reimage" } // as it ends
+	s.comesBack(ctx)
+	if out, err := s.run(ctx, "reimage", "worker-1", "--yes"); err == nil {
+		s.t.Errorf("it was ordered although nobody knows what would be lost:\n%s", out)
+	}
+	out, err := s.run(ctx, "reimage", "worker-1", "--yes", "--force")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	e, err := worker.Wait(ctx, func(e handoff.Event) bool { return e.Phase == "reimage" && e.Step == "kexec" })
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Logf("slipway reimage worker-1 --yes --force:\n%s%s", out, e.Text)
 }
 
 // slowLink takes the link from a machine for thirty seconds once its kernel runs,
