@@ -48,7 +48,7 @@ func run(ctx context.Context) int {
 	stages := []stage{
 		{"lint", lint},
 		{"unit", unit},
-		{"iso", buildISO},
+		{"iso", buildISO(*all)},
 		{"root", root},
 		{"machines", scenarios(quickTests, "^$", *all)},
 		{"clusters", scenarios("", quickTests+"|"+armTests, *all)},
@@ -69,13 +69,13 @@ func run(ctx context.Context) int {
 	stages = append(stages, late...)
 	switch {
 	case *armOnly:
-		stages = append([]stage{{"iso", buildISO}}, arm...)
+		stages = append([]stage{{"iso", buildISO(false)}}, arm...)
 	case *lintOnly:
 		stages = stages[:1]
 	case *isosOnly:
-		stages = []stage{{"iso", buildISO}, arm[0]}
+		stages = []stage{{"iso", buildISO(false)}, arm[0]}
 	case *bench:
-		stages = []stage{{"iso", buildISO}, {"bench", benchmarks}}
+		stages = []stage{{"iso", buildISO(false)}, {"bench", benchmarks}}
 	case *fuzzTime > 0:
 		stages = []stage{{"fuzz", fuzzer(*fuzzTime, *fuzzMatch)}}
 	}

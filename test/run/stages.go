@@ -94,13 +94,20 @@ var variants = []struct {
 	{"next", "next.lock", true, []string{"serial: 1", "serial: 2", "htop, ", ""}}, // what nodes are upgraded to: one package less
 }
 
-func buildISO(ctx context.Context, _ *results) error {
-	for _, v := range variants {
-		if err := buildVariant(ctx, v.name, v.lock, v.anew, nil, v.oldnew...); err != nil {
-			return err
+// buildISO builds what the scenarios boot; with all, also the bundle of the
+// Kubernetes before, which has to be compiled.
+func buildISO(all bool) func(context.Context, *results) error {
+	return func(ctx context.Context, _ *results) error {
+		for _, v := range variants {
+			if err := buildVariant(ctx, v.name, v.lock, v.anew, nil, v.oldnew...); err != nil {
+				return err
+			}
 		}
+		if !all {
+			return nil
+		}
+		return buildVariant(ctx, "previous", "previous.lock", true, nil, "version: v1.37.1", "version: v1.36.3")
 	}
-	return nil
 }
 
 // buildARM builds the bundle for both architectures, or the arm64 half alone. It
