@@ -18,8 +18,9 @@ import (
 // chronyd's do at every poll of the seed's clock, and QEMU's TCG may let another
 // processor run into the patch: see start. It ended an amd64 machine 623 s after
 // power-on.
-const stamped = `  cloudConfig:
-    bootcmd: [[sh, -c, "ping -q -i 3600 127.0.0.1 > /dev/null 2>&1 &"]]
+const stamped = "  cloudConfig:\n    " + stampedUser
+
+const stampedUser = `bootcmd: [[sh, -c, "ping -q -i 3600 127.0.0.1 > /dev/null 2>&1 &"]]
 `
 
 // dataDisks is one that also gives every node a file system on a disk of its own
