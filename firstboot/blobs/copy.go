@@ -82,7 +82,7 @@ func fill(ctx context.Context, r *store.Reader, out *os.File, b lock.Blob, progr
 	if old > 0 {
 		have = out
 	}
-	if err := chunks(ctx, r, have, out, progress); err != nil {
+	if err := chunks(ctx, r, have, eager{out}, progress); err != nil {
 		return err
 	}
 	if err := out.Truncate(b.Size); err != nil {
@@ -92,4 +92,17 @@ func fill(ctx context.Context, r *store.Reader, out *os.File, b lock.Blob, progr
 		return written(r, err)
 	}
 	return written(r, unix.Fadvise(int(out.Fd()), 0, 0, unix.FADV_DONTNEED))
+}
+
+// eager begins to write to the disk at once (sync_file_range(2)), while the next
+// chunk is read and compared; the kernel alone begins seconds later. What the disk
+// has is known only after Sync.
+type eager struct{ *os.File }
+
+func (e eager) WriteAt(p []byte, at int64) (int, error) {
+	n, err := e.File.WriteAt(p, at)
+	if err == nil {
+		_ = unix.SyncFileRange(int(e.Fd()), at, int64(n), unix.SYNC_FILE_RANGE_WRITE)
+	}
+	return n, err
 }

@@ -10,7 +10,9 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"slipway.dev/slipway/bundle/lock"
@@ -57,23 +59,34 @@ func Plain(m *lock.Manifest) *lock.Manifest {
 // Fill brings a bundle into a slot: blobs that the other slot has are linked,
 // the others copied and synced. progress gets plain bytes.
 func (d *Disk) Fill(ctx context.Context, s bootdisk.Slot, b Bundle, progress func(done, total int64)) error {
-	var total, before int64
+	var mu sync.Mutex
+	var total, done int64
+	var content []lock.Blob
+	seen := map[string]bool{} // two blobs may be one file
 	for _, blob := range b.Manifest.Blobs {
-		total += blob.Size
+		if to := d.Blob(s, blob); !seen[to] {
+			seen[to] = true
+			content = append(content, blob)
+			total += blob.Size
+		}
 	}
-	for _, blob := range b.Manifest.Blobs {
-		to := d.Blob(s, blob)
-		if err := d.settle(s, blob); err != nil {
-			return failed(d.Path, err)
-		}
-		err := blobs.Copy(ctx, b.From, blob, to, func(n int64) { progress(before+n, total) })
-		if w, ours := errors.AsType[*blobs.WriteError](err); ours {
-			return failed(d.Path, w)
-		}
-		if err != nil {
-			return err
-		}
-		before += blob.Size
+	// Two at a time: one is read and compared while the disk confirms the other.
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(2)
+	for _, blob := range content {
+		g.Go(func() error {
+			var has int64 // of this blob
+			return d.bring(ctx, s, b.From, blob, func(n int64) {
+				mu.Lock()
+				defer mu.Unlock()
+				done += n - has
+				has = n
+				progress(done, total)
+			})
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	for name, raw := range map[string][]byte{layout.Manifest: b.Raw, layout.Signature: b.Signature} {
 		if err := WriteFile(filepath.Join(d.Slot(s), name), raw, 0o444); err != nil {
@@ -81,6 +94,21 @@ func (d *Disk) Fill(ctx context.Context, s bootdisk.Slot, b Bundle, progress fun
 		}
 	}
 	return failed(d.Path, syncFS(d.Store))
+}
+
+// bring makes a slot have a blob.
+func (d *Disk) bring(ctx context.Context, s bootdisk.Slot, from blobs.Source, b lock.Blob, progress func(int64)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := d.settle(s, b); err != nil {
+		return failed(d.Path, err)
+	}
+	err := blobs.Copy(ctx, from, b, d.Blob(s, b), progress)
+	if w, ours := errors.AsType[*blobs.WriteError](err); ours {
+		return failed(d.Path, w)
+	}
+	return err
 }
 
 // settle links what the other slot has of a blob. A kernel and its initramfs have
