@@ -58,6 +58,7 @@ func Argv(m Machine, f Files) []string {
 type args struct {
 	list []string
 	xhci bool
+	scsi bool
 	sata int // ports of q35's own controller in use: each is a bus with one unit
 }
 

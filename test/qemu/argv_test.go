@@ -46,6 +46,7 @@ func TestArgvGolden(t *testing.T) {
 		Disks: []Drive{
 			{Path: "a.img", Serial: "A1"}, {Path: "b.qcow2", Format: "qcow2", Bus: SATA},
 			{Path: "c.img", Bus: NVMe, BlockSize: 4096}, {Path: "d.img", Bus: USBBus}, {Path: "e.img", Bus: USBBus, ReadOnly: true},
+			{Path: "f.img", Bus: SCSI, Serial: "F"}, {Path: "g.img", Bus: SCSI},
 		},
 		RTC: time.Date(2011, 11, 11, 11, 11, 11, 0, time.UTC), Serial: "S-1", NoReboot: true,
 		CPU: "max,-cx16", Extra: []string{"-device", "x"},

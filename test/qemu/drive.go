@@ -16,6 +16,7 @@ const (
 	Virtio Bus = "virtio"
 	SATA   Bus = "sata" // amd64 only
 	NVMe   Bus = "nvme"
+	SCSI   Bus = "scsi" // of a virtio controller
 	USBBus Bus = "usb"
 )
 
@@ -97,6 +98,12 @@ func (a *args) drive(id string, d Drive, index int) {
 		if serial == "" {
 			serial = id // the device demands one
 		}
+	case SCSI:
+		if !a.scsi {
+			a.scsi = true
+			a.add("-device", "virtio-scsi-pci,id=disks")
+		}
+		dev = "scsi-hd,bus=disks.0"
 	case USBBus:
 		if !a.xhci {
 			a.xhci = true

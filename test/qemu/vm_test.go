@@ -183,6 +183,7 @@ func TestEmulatorTakesEveryCommandLine(t *testing.T) {
 					{Path: filepath.Join(dir, "a"), Size: 1 << 20, Serial: "A1"},
 					{Path: filepath.Join(dir, "c"), Size: 1 << 20, Bus: qemu.NVMe, BlockSize: 4096},
 					{Path: filepath.Join(dir, "d"), Size: 1 << 20, Bus: qemu.USBBus},
+					{Path: filepath.Join(dir, "e"), Size: 1 << 20, Bus: qemu.SCSI, Serial: "E1"},
 				}
 				if m.Arch != arch.ARM64 {
 					m.Disks = append(m.Disks, qemu.Drive{Path: filepath.Join(dir, "b"), Size: 1 << 20, Bus: qemu.SATA})

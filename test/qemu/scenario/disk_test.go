@@ -39,6 +39,7 @@ func TestDiskLoaders(t *testing.T) {
 		{"UEFI-virtio", arch.AMD64, qemu.UEFI, qemu.Virtio, 512},
 		{"UEFI-NVMe", arch.AMD64, qemu.UEFI, qemu.NVMe, 512},
 		{"UEFI-4096-byte-sectors", arch.AMD64, qemu.UEFI, qemu.Virtio, 4096},
+		{"UEFI-SCSI", arch.AMD64, qemu.UEFI, qemu.SCSI, 512},
 		{"SecureBoot-virtio", arch.AMD64, qemu.SecureBoot, qemu.Virtio, 512},
 		{"UEFI-arm64", arch.ARM64, qemu.UEFI, qemu.Virtio, 512},
 	} {

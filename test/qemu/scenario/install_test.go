@@ -57,6 +57,7 @@ func TestInstall(t *testing.T) {
 	}{
 		{"UEFI NVMe of 4096-byte sectors", qemu.UEFI, qemu.Drive{Bus: qemu.NVMe, BlockSize: 4096}, false},
 		{"BIOS SATA", qemu.BIOS, qemu.Drive{Bus: qemu.SATA}, true},
+		{"BIOS SCSI", qemu.BIOS, qemu.Drive{Bus: qemu.SCSI}, true},
 		{"Secure Boot virtio", qemu.SecureBoot, qemu.Drive{}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
