@@ -89,8 +89,7 @@ func (a *app) demo(ctx context.Context, b *built, out string) error {
 }
 
 // ready starts the machine and watches it until it is Ready. It starts it
-// again, at most twice, when the emulator broke the kernel (decision 13): a
-// stale translation of code that the kernel has patched, "Oops: int3".
+// again, at most twice, when the emulator broke the kernel (decision 13).
 func (a *app) ready(ctx context.Context, m qemu.Machine, iso string) (*qemu.VM, error) {
 	for try := 1; ; try++ {
 		vm, err := qemu.Start(ctx, m)
@@ -102,7 +101,7 @@ func (a *app) ready(ctx context.Context, m qemu.Machine, iso string) (*qemu.VM, 
 			return vm, nil
 		}
 		var p *qemu.PanicError
-		emulator := errors.As(err, &p) && strings.Contains(string(vm.Console.Bytes()), "Oops: int3")
+		emulator := errors.As(err, &p) && vm.Console.Stale() != ""
 		vm.Close()
 		if !emulator || try == 3 {
 			return nil, err

@@ -122,6 +122,26 @@ type PanicError struct{ Line string }
 
 func (e *PanicError) Error() string { return e.Line }
 
+// StaleTranslation introduces what qemutest says of a failed test one of whose
+// machines met it: see Console.Stale.
+const StaleTranslation = "the emulator ran a stale translation"
+
+// Stale is the line with which a kernel says that it ran into a breakpoint of its
+// own, "" without one. Linux patches its code while it runs, with int3 in the
+// first byte meanwhile (arch/x86/kernel/alternative.c, text_poke_bp_batch), and a
+// processor of QEMU 7.2's TCG may keep a translation that it made of that moment:
+// the oops shows the patched code, and an int3 that is not there. Only machines of
+// two processors and more meet it, more on a busy host.
+func (c *Console) Stale() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.lines, func(l string) bool { return strings.Contains(l, "Oops: int3") })
+	if i < 0 {
+		return ""
+	}
+	return c.lines[i]
+}
+
 // Forget makes later Waits look only at what comes from now on: call it right
 // before a reset. An unfinished line counts as finished.
 func (c *Console) Forget() {

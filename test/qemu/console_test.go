@@ -126,3 +126,15 @@ func TestConsoleSubscribe(t *testing.T) {
 		t.Errorf("got %q, want both events in order", s)
 	}
 }
+
+func TestConsoleStale(t *testing.T) {
+	var c Console
+	_, _ = c.Write([]byte("[    1.0] Oops: general protection fault\n"))
+	if got := c.Stale(); got != "" {
+		t.Errorf("got %q", got)
+	}
+	_, _ = c.Write([]byte("[    2.640094] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\r\n"))
+	if c.Forget(); !strings.Contains(c.Stale(), "2.640094") {
+		t.Errorf("got %q", c.Stale())
+	}
+}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"slipway.dev/slipway/test/qemu"
 )
 
 // results adds up what `go test -json` said.
@@ -16,6 +18,9 @@ type results struct {
 	passed, failed int
 	skips          []string // "package.Test: reason"
 	fails          []string // "package.Test" and the lines where it said something
+	stale          []string // failed tests without subtests' names, whose machine met the emulator's fault
+	sound          []string // other failed ones
+	again          []string // tests that were done once more, and why
 }
 
 // event is one line of `go test -json` (go doc test2json).
@@ -73,6 +78,7 @@ func (r *results) count(e event, text []string, out io.Writer, live bool) {
 		}
 	case e.Action == "fail":
 		r.failed++
+		r.blame(e.Test, text)
 		r.fails = append(r.fails, name+"."+e.Test+"\n"+strings.Join(said(text), ""))
 		fmt.Fprintf(out, "FAIL %s.%s\n", name, e.Test)
 		if !live {
@@ -92,6 +98,34 @@ func reason(text []string) string {
 		}
 	}
 	return "no reason given"
+}
+
+// blame sorts failed tests by whether the emulator may have been the cause.
+func (r *results) blame(test string, text []string) {
+	top, _, _ := strings.Cut(test, "/")
+	at := slices.IndexFunc(text, func(l string) bool { return strings.Contains(l, qemu.StaleTranslation) })
+	switch {
+	case at >= 0 && !slices.Contains(r.stale, top):
+		r.stale = append(r.stale, top)
+		r.again = append(r.again, top+": "+strings.TrimSpace(text[at]))
+	case at < 0 && !slices.Contains(r.sound, top):
+		r.sound = append(r.sound, top)
+	}
+}
+
+// forgive takes back failures of which the emulator is the cause, if all are, and
+// names the tests to do again. A second time nothing is forgiven.
+func (r *results) forgive(failed, fails int) []string {
+	again := r.stale
+	for _, t := range r.sound { // a subtest fails without a machine of its own
+		if !slices.Contains(again, t) {
+			return nil
+		}
+	}
+	if len(again) > 0 {
+		r.failed, r.fails, r.stale, r.sound = failed, r.fails[:fails], nil, nil
+	}
+	return again
 }
 
 // said are the last lines that name their place in the test, each without what
@@ -117,6 +151,9 @@ func shown(l string) bool {
 func (r *results) print(w io.Writer, d time.Duration) {
 	for _, s := range r.skips {
 		fmt.Fprintf(w, "skipped %s\n", s)
+	}
+	for _, a := range r.again {
+		fmt.Fprintf(w, "done again %s\n", a)
 	}
 	for _, f := range r.fails { // again: thousands of lines may be between
 		fmt.Fprintf(w, "failed %s", f)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -33,5 +34,39 @@ took 3 s
 `
 	if end.String() != want {
 		t.Errorf("the end of the run:\n%s\nwant:\n%s", end.String(), want)
+	}
+}
+
+// TestForgiven: what only the emulator's fault explains is done again, once.
+func TestForgiven(t *testing.T) {
+	const stale = `{"Action":"output","Package":"m/a","Test":"TestA","Output":"    qemutest.go:37: the emulator ran a stale translation: [ 2.6] Oops: int3\n"}
+`
+	sub := `{"Action":"fail","Package":"m/a","Test":"TestA/part"}
+`
+	fail := func(test string) string { return `{"Action":"fail","Package":"m/a","Test":"` + test + `"}` + "\n" }
+	for name, tt := range map[string]struct {
+		stream, again string
+		failed        int
+	}{
+		"the emulator's":           {sub + stale + fail("TestA"), "TestA", 1},
+		"one of them is not":       {stale + fail("TestA") + fail("TestB"), "", 4},
+		"no machine had the fault": {fail("TestA"), "", 3},
+		"nothing failed":           {`{"Action":"pass","Package":"m/a","Test":"TestA"}` + "\n", "", 1},
+	} {
+		r := results{failed: 1, fails: []string{"an earlier one\n"}}
+		stream := tt.stream
+		if strings.Contains(stream, `"fail"`) {
+			stream += `{"Action":"fail","Package":"m/a"}` + "\n"
+		}
+		if err := r.read(strings.NewReader(stream), io.Discard, true); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Join(r.forgive(1, 1), " ")
+		if got != tt.again || r.failed != tt.failed || got != "" && len(r.fails) != 1 {
+			t.Errorf("%s: again %q, %d failed, %q; want %q, %d", name, got, r.failed, r.fails, tt.again, tt.failed)
+		}
+		if got != "" && (len(r.again) != 1 || !strings.Contains(r.again[0], "TestA: qemutest.go:37: the emulator")) {
+			t.Errorf("%s: said %q", name, r.again)
+		}
 	}
 }

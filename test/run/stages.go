@@ -7,9 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"slipway.dev/slipway/configs/examples"
+	"slipway.dev/slipway/test/qemu"
 )
 
 const (
@@ -199,7 +201,17 @@ func scenarios(run, skip string, all bool) func(context.Context, *results) error
 		args[1] = "12h"
 		args = append(args, "-all", "-cuts", "20", "-points", "3000", "-boots", "30")
 	}
-	return func(ctx context.Context, r *results) error { return goTest(ctx, r, true, args...) }
+	return func(ctx context.Context, r *results) error {
+		failed, fails := r.failed, len(r.fails)
+		err := goTest(ctx, r, true, args...)
+		again := r.forgive(failed, fails)
+		if err != nil || len(again) == 0 {
+			return err
+		}
+		fmt.Printf("once more, %s: %s\n", qemu.StaleTranslation, strings.Join(again, ", "))
+		args[slices.Index(args, "-run")+1] = "^(" + strings.Join(again, "|") + ")$"
+		return goTest(ctx, r, true, args...)
+	}
 }
 
 func benchmarks(ctx context.Context, r *results) error {

@@ -30,6 +30,9 @@ func Start(t testing.TB, m qemu.Machine) *qemu.VM {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("console of %q:\n%s", v.Machine.Name, v.Console.Tail(200))
+			if l := v.Console.Stale(); l != "" {
+				t.Logf("%s: %s", qemu.StaleTranslation, l)
+			}
 		}
 		if err := v.Close(); err != nil {
 			t.Errorf("closing machine %q: %v", v.Machine.Name, err)
