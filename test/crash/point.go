@@ -225,7 +225,7 @@ func (l *Log) PointsOf(epochs []int, count int, seed uint64) []Point {
 		points = append(points, p)
 		return true
 	}
-	for _, i := range spread(epochs, (count+1)/2) {
+	for _, i := range Spread(epochs, (count+1)/2) {
 		add(Point{Epoch: i, Kind: Boundary, Discards: Zeros})
 	}
 	if n := len(epochs); n > 0 && len(points) < count { // everything
@@ -257,8 +257,8 @@ func (l *Log) PointsOf(epochs []int, count int, seed uint64) []Point {
 	return points
 }
 
-// spread takes n of some values, evenly; all where there are no more.
-func spread(all []int, n int) []int {
+// Spread takes n of some values, evenly; all where there are no more.
+func Spread(all []int, n int) []int {
 	if len(all) <= n {
 		return all
 	}
