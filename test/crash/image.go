@@ -170,10 +170,15 @@ func (m *Image) WritePart(path string, off, length int64) error {
 	return errors.Join(err, f.Truncate(length), f.Close())
 }
 
+// Disk is an image of so many bytes of a disk as it is.
+func Disk(r io.ReaderAt, size int64) *Image {
+	none := &Log{SectorSize: 512, Atomic: 512, Epochs: []Epoch{{}}}
+	return none.Image(r, size, Point{Kind: Boundary, Discards: Zeros})
+}
+
 // Sparse copies so many bytes of a disk into an empty file, without its zeros.
 func Sparse(to *os.File, from io.ReaderAt, size int64) error {
-	none := &Log{SectorSize: 512, Atomic: 512, Epochs: []Epoch{{}}}
-	m := none.Image(from, size, Point{Kind: Boundary, Discards: Zeros})
+	m := Disk(from, size)
 	return errors.Join(m.writeSparse(to, 0, size), to.Truncate(size))
 }
 
