@@ -127,11 +127,22 @@ func recordInstall(t *testing.T) recording {
 func (r recording) judge(t *testing.T) *nodedisk.Node {
 	t.Helper()
 	j := &nodedisk.Node{Geometry: bootdisk.Geometry{Size: crashDisk, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
-		Config: map[string][]byte{"user-data": r.user}, Scratch: t.TempDir()}
+		Config: map[string][]byte{"user-data": r.user}, Scratch: scratch(t)}
 	if err := j.ReadMedium(iso(t)); err != nil {
 		t.Fatal(err)
 	}
 	return j
+}
+
+// scratch is in memory where it can be: a volume that e2fsck has to look at is
+// copied there, a gigabyte and a half, for one in thirty power cuts of an upgrade.
+func scratch(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "crash-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // chosen are the points to judge.
