@@ -33,8 +33,10 @@ func recordUpgrade(t *testing.T) recording {
 	m := qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config, Disks: []qemu.Drive{node},
 		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }}
 	vm := start(t, m)
-	if _, err := vm.Wait(limitOf(t), done("services")); err != nil {
-		t.Fatal(err)
+	for _, want := range []func(handoff.Event) bool{done("services"), step("install", "active", handoff.Done)} { // either may be first
+		if _, err := vm.Wait(limitOf(t), want); err != nil {
+			t.Fatal(err)
+		}
 	}
 	vm.Close() // SIGKILL: what the guest has not written is lost
 	copyOfDisk(t, filepath.Join(dir, "before.img"), node.Path)
