@@ -185,7 +185,7 @@ func (s *station) nearly(ctx context.Context, vm *qemu.VM, at float64) float64 {
 			s.t.Fatalf("at %.2f of %.2f: %v; last lines of the console:\n%s", p, at, ctx.Err(), vm.Console.Tail(40))
 		case <-vm.Exited():
 			s.t.Fatalf("the machine ended: %s", vm.Console.Tail(40))
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(500 * time.Millisecond):
 		}
 	}
 }
@@ -234,4 +234,28 @@ func verifyDisk(t *testing.T, name string) {
 		t.Fatalf("the disk is judged %s %s (%v)", v.Outcome, v.Why, err)
 	}
 	t.Logf("the disk starts, and its %d contents are right", j.Digested.Load())
+}
+
+// TestOutages holds what TestSeedKilled takes as given, for any number.
+func TestOutages(t *testing.T) {
+	for number := range uint64(200) {
+		total, was := time.Duration(0), 0.0
+		for _, o := range outages(number) {
+			if o.at < was-0.001 || o.at >= 1 || o.away < time.Second || o.away > 2*time.Minute {
+				t.Errorf("%d: %+v after %v", number, o, was)
+			}
+			total, was = total+o.away, o.at
+		}
+		if total > 370*time.Second {
+			t.Errorf("%d: away for %s", number, total)
+		}
+	}
+	let := handoff.Event{Phase: "config", State: handoff.Done}
+	half := handoff.Event{Phase: "install", Step: "write", State: handoff.Running, Data: map[string]any{"bytes": 50.0, "total": 100.0}}
+	end := handoff.Event{Phase: "install", Step: "active", State: handoff.Done}
+	for i, want := range []float64{0, isLet, (isLet + isWritten) / 2, 1} {
+		if got := progress([]handoff.Event{let, half, end}[:i]); got < want-0.001 || got > want+0.001 {
+			t.Errorf("after %d events: %.3f, want %.3f", i, got, want)
+		}
+	}
 }
