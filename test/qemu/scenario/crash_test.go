@@ -2,10 +2,10 @@ package scenario
 
 import (
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -31,9 +31,10 @@ const crashDisk = 10 << 30
 // recording is what a machine wrote to a disk while something happened to it.
 type recording struct {
 	*crash.Log
-	base  *os.File // the disk before, nil for a blank one
-	user  []byte   // the machine's config
-	typed int      // requests before what the test is about
+	base *os.File // the disk before, nil for a blank one
+	user []byte   // the machine's config
+	// How many requests there were when an upgrade was typed, and when its trial began.
+	typed, tried int
 }
 
 // keep is the directory of a recording.
@@ -50,9 +51,9 @@ func keep(t *testing.T, name string) string {
 }
 
 // writeRecording says that a recording is complete.
-func writeRecording(t *testing.T, dir string, typed int, user []byte) {
+func writeRecording(t *testing.T, dir string, typed, tried int, user []byte) {
 	t.Helper()
-	err := os.WriteFile(filepath.Join(dir, "typed"), strconv.AppendInt(nil, int64(typed), 10), 0o600)
+	err := os.WriteFile(filepath.Join(dir, "requests"), fmt.Appendf(nil, "%d %d", typed, tried), 0o600)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "user-data"), user, 0o600)
 	}
@@ -72,9 +73,9 @@ func openRecording(t *testing.T, dir string) recording {
 		return f
 	}
 	r := recording{Log: parseLog(t, open("write.log"))}
-	typed, err := os.ReadFile(filepath.Join(dir, "typed"))
+	requests, err := os.ReadFile(filepath.Join(dir, "requests"))
 	if err == nil {
-		r.typed, err = strconv.Atoi(string(typed))
+		_, err = fmt.Sscan(string(requests), &r.typed, &r.tried)
 	}
 	if err == nil {
 		r.user, err = os.ReadFile(filepath.Join(dir, "user-data"))
@@ -119,7 +120,7 @@ func recordInstall(t *testing.T) recording {
 	}
 	time.Sleep(5 * time.Second) // what comes after is a part of the story
 	vm.Close()
-	writeRecording(t, dir, 0, config["user-data"])
+	writeRecording(t, dir, 0, 0, config["user-data"])
 	return openRecording(t, dir)
 }
 

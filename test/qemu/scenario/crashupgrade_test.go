@@ -53,18 +53,18 @@ func recordUpgrade(t *testing.T) recording {
 	typed := requests(t, node.Log)
 	u := &upgrading{l: l, vm: vm}
 	u.run(t, "", "", "")
-	ends := step("upgrade", "kexec", handoff.Running)
-	if *all {
-		ends = done("upgrade")
+	e, err := vm.Wait(limitOf(t), step("upgrade", "kexec", handoff.Running))
+	tried := requests(t, node.Log)
+	if *all && err == nil {
+		e, err = vm.Wait(limitOf(t), done("upgrade"))
 	}
-	e, err := vm.Wait(limitOf(t), ends)
 	if err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(5 * time.Second) // what comes after is a part of the story
 	vm.Close()
-	t.Logf("%s; typed after %d requests", e.Text, typed)
-	writeRecording(t, dir, typed, config["user-data"])
+	t.Logf("%s; typed after %d requests, tried after %d", e.Text, typed, tried)
+	writeRecording(t, dir, typed, tried, config["user-data"])
 	return openRecording(t, dir)
 }
 
@@ -153,6 +153,11 @@ func TestCrashedUpgrades(t *testing.T) {
 	report := r.run(t, j, r.chosen(t, epochs, 100))
 	if *replayed == "" && report.Count(crash.Old) == 0 || *all && report.Count(crash.New) == 0 {
 		t.Error("nothing was tried")
+	}
+	for _, x := range report.Results {
+		if x.Verdict.Outcome == crash.New && r.Epochs[x.Point.Epoch].End < r.tried {
+			t.Errorf("point %s: the loaders start slot b before its trial began", x.Point)
+		}
 	}
 	r.boots(t, report, 1, crash.Old, crash.New)
 }
