@@ -296,6 +296,8 @@ func failed(path string, err error) error {
 		return report.Fail("SW-INSTALL-FULL", "take a larger disk, or wipe this one", fmt.Errorf("%s: %w", path, err))
 	case errors.Is(err, unix.EIO), errors.Is(err, unix.EROFS):
 		return report.Fail("SW-INSTALL-WRITE", "the disk does not take what is written to it: replace it", fmt.Errorf("%s: %w", path, err))
+	case errors.Is(err, unix.EBADMSG), errors.Is(err, unix.EUCLEAN): // EFSBADCRC and EFSCORRUPTED of ext4 (fs/ext4/ext4.h)
+		return report.Fail("SW-INSTALL-VERIFY", "the disk does not keep what is written to it: replace it", fmt.Errorf("%s: %w", path, err))
 	case errors.Is(err, unix.EBUSY):
 		return report.Fail("SW-INSTALL-BUSY", "unmount what is on the disk, or start the machine again", fmt.Errorf("%s: %w", path, err))
 	case errors.Is(err, fs.ErrNotExist):

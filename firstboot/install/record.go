@@ -110,14 +110,14 @@ func (d *Disk) save() error {
 func (d *Disk) KeepConfig(files map[string][]byte) error {
 	dir := filepath.Join(d.State, configDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+		return failed(d.Path, err)
 	}
 	for name, raw := range files {
 		if err := WriteFile(filepath.Join(dir, name), raw, 0o600); err != nil {
-			return err
+			return failed(d.Path, err)
 		}
 	}
-	return errors.Join(syncDir(filepath.Dir(dir)), syncDir(d.State))
+	return failed(d.Path, errors.Join(syncDir(filepath.Dir(dir)), syncDir(d.State)))
 }
 
 // Config reads what KeepConfig stored; empty when there is nothing.
@@ -149,10 +149,10 @@ func (d *Disk) KeepEnrolment(v any) error {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Join(d.State, ownDir), 0o700); err != nil {
-		return err
+		return failed(d.Path, err)
 	}
 	if err := WriteFile(filepath.Join(d.State, keptFile), raw, 0o600); err != nil {
-		return err
+		return failed(d.Path, err)
 	}
 	return failed(d.Path, d.forgetNote()) // it says the same
 }

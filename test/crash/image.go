@@ -100,8 +100,8 @@ func (m *Image) run(off, most int64) (src int32, length int64) {
 	src = m.source(off)
 	end := off - off%ss + ss
 	for end-off < most {
-		if src == fromBase && len(m.discards) == 0 && end%pageSize == 0 && len(m.log.pages[end/pageSize]) == 0 {
-			end += pageSize // a page nobody wrote
+		if end%pageSize == 0 && m.page(end) == src {
+			end += pageSize
 			continue
 		}
 		if m.source(end) != src {
@@ -110,6 +110,28 @@ func (m *Image) run(off, most int64) (src int32, length int64) {
 		end += ss
 	}
 	return src, min(end-off, most)
+}
+
+const notOne = int32(-2)
+
+// page is the one source of a page, notOne where its sectors have to be asked:
+// it is eight times faster, and nearly all pages have one.
+func (m *Image) page(off int64) int32 {
+	list := m.log.pages[off/pageSize]
+	end := m.durable + len(m.fates)
+	n := sort.Search(len(list), func(k int) bool { return int(list[k]) >= end })
+	found := fromBase
+	if n > 0 {
+		found = list[n-1]
+		e := m.log.Entries[found]
+		if e.Off > off || e.Off+e.Len < off+pageSize || int(found) >= m.durable && m.fates[int(found)-m.durable].how != whole {
+			return notOne
+		}
+	}
+	if d := len(m.discards); d > 0 && m.discards[d-1] > found {
+		return notOne
+	}
+	return found
 }
 
 func (m *Image) fill(b []byte, off int64, src int32) error {
@@ -170,10 +192,15 @@ func (m *Image) WritePart(path string, off, length int64) error {
 	return errors.Join(err, f.Truncate(length), f.Close())
 }
 
+// Disk is an image of so many bytes of a disk as it is.
+func Disk(r io.ReaderAt, size int64) *Image {
+	none := &Log{SectorSize: 512, Atomic: 512, Epochs: []Epoch{{}}}
+	return none.Image(r, size, Point{Kind: Boundary, Discards: Zeros})
+}
+
 // Sparse copies so many bytes of a disk into an empty file, without its zeros.
 func Sparse(to *os.File, from io.ReaderAt, size int64) error {
-	none := &Log{SectorSize: 512, Atomic: 512, Epochs: []Epoch{{}}}
-	m := none.Image(from, size, Point{Kind: Boundary, Discards: Zeros})
+	m := Disk(from, size)
 	return errors.Join(m.writeSparse(to, 0, size), to.Truncate(size))
 }
 

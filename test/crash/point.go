@@ -198,11 +198,22 @@ func (l *Log) fingerprint(p Point) uint64 {
 	return h.Sum64()
 }
 
-// Points are at most so many different points: first every boundary, then
-// rounds over the epochs, a kind per round. An epoch is left when it gives
-// nothing new. The same log, count and seed give the same points; fewer than
-// count only when the log has no more (nearly: the search is random).
+// Points are at most so many different points of all epochs; see PointsOf.
 func (l *Log) Points(count int, seed uint64) []Point {
+	all := make([]int, len(l.Epochs))
+	for i := range all {
+		all[i] = i
+	}
+	return l.PointsOf(all, count, seed)
+}
+
+// PointsOf are at most so many different points of some epochs, in order: first
+// boundaries, every one where they are no more than half of the points and spread
+// evenly where they are; then rounds over the epochs, which take turns in the
+// kinds. An epoch is left when it gives nothing new. The same log, epochs, count
+// and seed give the same points; fewer than count only when the epochs have no
+// more (nearly: the search is random).
+func (l *Log) PointsOf(epochs []int, count int, seed uint64) []Point {
 	var points []Point
 	seen := map[uint64]bool{}
 	add := func(p Point) bool {
@@ -214,29 +225,26 @@ func (l *Log) Points(count int, seed uint64) []Point {
 		points = append(points, p)
 		return true
 	}
-	tired := make([]int, len(l.Epochs)) // rounds in a row without anything new
-	for i, e := range l.Epochs {
-		if len(points) < count {
-			add(Point{Epoch: i, Kind: Boundary, Discards: Zeros})
-		}
-		if e.Start == e.End {
-			tired[i] = patience
-		}
+	for _, i := range Spread(epochs, (count+1)/2) {
+		add(Point{Epoch: i, Kind: Boundary, Discards: Zeros})
 	}
-	last := l.Epochs[len(l.Epochs)-1]
-	if len(points) < count {
-		add(Point{Epoch: len(l.Epochs) - 1, Kind: Prefix, Cut: last.End - last.Start, Discards: Zeros})
+	if n := len(epochs); n > 0 && len(points) < count { // everything
+		last := l.Epochs[epochs[n-1]]
+		add(Point{Epoch: epochs[n-1], Kind: Prefix, Cut: last.End - last.Start, Discards: Zeros})
 	}
 	rng := rand.New(rand.NewPCG(seed, 0x51d3))
 	kinds := []Kind{DropOne, Torn, OnlyOne, TornLast, Subset, Prefix}
+	tired := map[int]int{} // rounds in a row without anything new
 	for round, busy := 0, true; busy && len(points) < count; round++ {
 		busy = false
-		for i, e := range l.Epochs {
-			if tired[i] >= patience || len(points) >= count {
+		for _, n := range rng.Perm(len(epochs)) {
+			i := epochs[n]
+			e := l.Epochs[i]
+			if e.Start == e.End || tired[i] >= patience || len(points) >= count {
 				continue
 			}
 			busy = true
-			p := Point{Epoch: i, Kind: kinds[round%len(kinds)], Cut: rng.IntN(e.End - e.Start), Discards: l.discards(e.End, rng), Seed: rng.Uint64()}
+			p := Point{Epoch: i, Kind: kinds[(round+i)%len(kinds)], Cut: rng.IntN(e.End - e.Start), Discards: l.discards(e.End, rng), Seed: rng.Uint64()}
 			if (p.Kind == Subset || p.Kind == Torn) && rng.IntN(2) == 0 {
 				p.Cut = e.End - e.Start
 			}
@@ -247,6 +255,18 @@ func (l *Log) Points(count int, seed uint64) []Point {
 		}
 	}
 	return points
+}
+
+// Spread takes n of some values, evenly; all where there are no more.
+func Spread(all []int, n int) []int {
+	if len(all) <= n {
+		return all
+	}
+	out := make([]int, n)
+	for i := range out {
+		out[i] = all[(2*i+1)*len(all)/(2*n)]
+	}
+	return out
 }
 
 // patience is how often an epoch may give nothing new before it is left: the

@@ -60,21 +60,15 @@ type Bundle struct {
 // ReadMedium takes slot a's bundle and the loaders from the ISO or directory
 // that a machine was installed from, which has plain blobs.
 func (j *Node) ReadMedium(name string) error {
+	b, err := ReadBundle(name)
+	if err != nil {
+		return err
+	}
 	m, err := medium.Open(name)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	b := Bundle{Manifest: new(lock.Manifest)}
-	if b.Raw, err = m.ReadFile(layout.Manifest); err != nil {
-		return err
-	}
-	if b.Signature, err = m.ReadFile(layout.Signature); err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b.Raw, b.Manifest); err != nil {
-		return err
-	}
 	j.Slots, j.Loaders, j.Content = map[bootdisk.Slot]Bundle{bootdisk.A: b}, map[string][]byte{}, 0
 	for _, b := range b.Manifest.Blobs {
 		j.Content += b.Size
@@ -89,6 +83,23 @@ func (j *Node) ReadMedium(name string) error {
 		}
 	}
 	return nil
+}
+
+// ReadBundle takes the bundle of an ISO or a directory.
+func ReadBundle(name string) (b Bundle, err error) {
+	m, err := medium.Open(name)
+	if err != nil {
+		return b, err
+	}
+	defer m.Close()
+	if b.Raw, err = m.ReadFile(layout.Manifest); err != nil {
+		return b, err
+	}
+	if b.Signature, err = m.ReadFile(layout.Signature); err != nil {
+		return b, err
+	}
+	b.Manifest = new(lock.Manifest)
+	return b, json.Unmarshal(b.Raw, b.Manifest)
 }
 
 // Judge says what a machine does that starts with the image and its install
@@ -130,12 +141,15 @@ func (j *Node) Judge(m *crash.Image) (crash.Verdict, error) {
 }
 
 // started judges a disk that firmware starts: the slot that each kind of loader
-// takes is whole.
+// takes is whole. In an upgrade that is the default itself, never the other one in
+// its place: whoever makes a slot the default has it whole before.
 func (j *Node) started(m *crash.Image, found *bootdisk.Found, by string) (crash.Verdict, error) {
 	outcome := crash.New
 	slots := map[bootdisk.Slot]bool{}
 	for _, s := range []bootdisk.Slot{found.Default, found.BIOSDefault} {
-		if _, ok := found.Slots[s]; !ok {
+		if _, ok := found.Slots[s]; !ok && j.Before != "" {
+			return crash.Verdict{Outcome: crash.Bricked, Why: fmt.Sprintf("the default is slot %q, which no loader can start", s)}, nil
+		} else if !ok {
 			s = s.Other()
 		}
 		slots[s] = true
@@ -202,6 +216,11 @@ func (j *Node) whole(m *crash.Image, found *bootdisk.Found, s bootdisk.Slot) (st
 	record, err := j.record(m, found)
 	if err != nil || record.Progress != install.Installed {
 		return fmt.Sprintf("its record says %q (%v)", record.Progress, err), nil
+	}
+	// The node takes a start of another slot than its record's for the loaders'
+	// last resort, unless the record says that the slot is on trial.
+	if s != record.Slot && (record.Trial == nil || record.Trial.Slot != s || record.Trial.Step != install.Trying) && j.Before != "" {
+		return fmt.Sprintf("its record says slot %q, trial %+v", record.Slot, record.Trial), nil
 	}
 	return j.volumes(m, found, s), nil
 }

@@ -430,12 +430,24 @@ func upgrade(t *testing.T, h *host, dev string, s bootdisk.Slot, b install.Bundl
 	}
 	defer d.Unmount()
 	for _, step := range []func() error{
-		func() error { return d.Fill(t.Context(), s, b, func(int64, int64) {}) },
-		func() error { return d.Startable(s, b.Manifest, boot.Cmdline{Consoles: []string{"ttyS0"}}) },
-		func() error { return d.Finish(s, b.Manifest) },
+		func() error {
+			return d.Offer(t.Context(), install.Trial{Slot: s, Limit: time.Minute}, b, boot.Cmdline{Consoles: []string{"ttyS0"}}, func(int64, int64) {})
+		},
+		func() error { return try(d) },
+		func() error { return d.Confirm(b.Manifest) },
 	} {
 		if err := step(); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// try is install.Try without the kexec.
+func try(d *install.Disk) error {
+	d.Record.Trial.Step = install.Trying
+	raw, err := json.Marshal(d.Record)
+	if err != nil {
+		return err
+	}
+	return install.WriteFile(filepath.Join(d.Store, "install.json"), raw, 0o644)
 }

@@ -9,6 +9,7 @@ package nbd
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -256,12 +257,19 @@ func (d *Disk) do(q Request, data []byte) syscall.Errno {
 	return 0
 }
 
+// zero leaves a hole where there is one: mke2fs discards all of a partition.
 func (d *Disk) zero(off, n int64) error {
-	b := make([]byte, min(n, 1<<20))
+	have, none := make([]byte, min(n, 1<<20)), make([]byte, min(n, 1<<20))
 	for n > 0 {
-		part := b[:min(n, int64(len(b)))]
-		if _, err := d.Storage.WriteAt(part, off); err != nil {
+		part := none[:min(n, int64(len(none)))]
+		got, err := d.Storage.ReadAt(have[:len(part)], off)
+		if err != nil && !errors.Is(err, io.EOF) {
 			return err
+		}
+		if !bytes.Equal(have[:got], part[:got]) {
+			if _, err := d.Storage.WriteAt(part, off); err != nil {
+				return err
+			}
 		}
 		off, n = off+int64(len(part)), n-int64(len(part))
 	}

@@ -2,6 +2,8 @@ package scenario
 
 import (
 	"flag"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -17,51 +19,78 @@ import (
 )
 
 var (
-	points    = flag.Int("points", 300, "how many power cuts of an install TestCrashedInstalls judges")
-	boots     = flag.Int("boots", 2, "how many of them it really starts")
-	recordDir = flag.String("recording", "", "directory that keeps an install's recording, and is used again when it has one")
-	replayed  = flag.String("point", "", "judge and start this point alone, as TestCrashedInstalls printed it, of -recording")
+	points    = flag.Int("points", 0, "how many power cuts of an install, and of an upgrade, the tests of crashes judge; 0: 300 and 100")
+	boots     = flag.Int("boots", -1, "how many of them are really started; -1: 2 and 1")
+	recordDir = flag.String("recording", "", "directory that keeps the recordings of an install and an upgrade, and is used again when it has them")
+	replayed  = flag.String("point", "", "judge and start this point alone, as a test of crashes printed it, of -recording")
 )
 
 // crashDisk is as small as the example bundle allows: the judge reads all of it.
 const crashDisk = 10 << 30
 
-// recording is what a machine wrote to a disk while it installed itself.
+// recording is what a machine wrote to a disk while something happened to it.
 type recording struct {
 	*crash.Log
-	dir  string
-	user []byte // its config
+	base *os.File // the disk before, nil for a blank one
+	user []byte   // the machine's config
+	// How many requests there were when an upgrade was typed, and when its trial began.
+	typed, tried int
 }
 
-// recordInstall installs a node on a disk and keeps every write, until the machine says
-// that it is installed and a little longer.
-func recordInstall(t *testing.T) recording {
+// keep is the directory of a recording.
+func keep(t *testing.T, name string) string {
 	t.Helper()
-	dir := *recordDir
-	if dir == "" {
-		dir = t.TempDir()
+	if *recordDir == "" {
+		return t.TempDir()
 	}
-	path, user := filepath.Join(dir, "install.log"), filepath.Join(dir, "user-data")
-	if _, err := os.Stat(user); err != nil {
-		config := newLogin(t).installing("node-1", "")
-		_, port := network(t)
-		vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config,
-			Disks:    []qemu.Drive{{Path: filepath.Join(dir, "node.img"), Size: crashDisk, Serial: "NODE", Log: path}},
-			Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }}) // what comes beside is no part of an install
-		if _, err := vm.Wait(limit(t, 40*time.Minute), step("install", "active", handoff.Done)); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(5 * time.Second) // what comes after is a part of the story
-		vm.Close()
-		if err := os.WriteFile(user, config["user-data"], 0o600); err != nil {
-			t.Fatal(err)
-		}
+	dir := filepath.Join(*recordDir, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
 	}
-	f, err := os.Open(path)
+	return dir
+}
+
+// writeRecording says that a recording is complete.
+func writeRecording(t *testing.T, dir string, typed, tried int, user []byte) {
+	t.Helper()
+	err := os.WriteFile(filepath.Join(dir, "requests"), fmt.Appendf(nil, "%d %d", typed, tried), 0o600)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "user-data"), user, 0o600)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
+}
+
+func openRecording(t *testing.T, dir string) recording {
+	t.Helper()
+	open := func(name string) *os.File {
+		f, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	r := recording{Log: parseLog(t, open("write.log"))}
+	requests, err := os.ReadFile(filepath.Join(dir, "requests"))
+	if err == nil {
+		_, err = fmt.Sscan(string(requests), &r.typed, &r.tried)
+	}
+	if err == nil {
+		r.user, err = os.ReadFile(filepath.Join(dir, "user-data"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "before.img")); err == nil {
+		r.base = open("before.img")
+	}
+	return r
+}
+
+func parseLog(t *testing.T, f *os.File) *crash.Log {
+	t.Helper()
 	info, err := f.Stat()
 	if err != nil {
 		t.Fatal(err)
@@ -70,86 +99,181 @@ func recordInstall(t *testing.T) recording {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := os.ReadFile(user)
+	return l
+}
+
+// recordInstall installs a node on a disk and keeps every write, until the machine says
+// that it is installed and a little longer.
+func recordInstall(t *testing.T) recording {
+	t.Helper()
+	dir := keep(t, "install")
+	if _, err := os.Stat(filepath.Join(dir, "user-data")); err == nil {
+		return openRecording(t, dir)
+	}
+	config := newLogin(t).installing("node-1", "")
+	_, port := network(t)
+	vm := start(t, qemu.Machine{Memory: 4096, Boot: qemu.CD(iso(t)), NICs: []*lan.Port{port}, CIDATA: config,
+		Disks:    []qemu.Drive{{Path: filepath.Join(dir, "node.img"), Size: crashDisk, Serial: "NODE", Log: filepath.Join(dir, "write.log")}},
+		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" }}) // what comes beside is no part of an install
+	if _, err := vm.Wait(limit(t, 40*time.Minute), step("install", "active", handoff.Done)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Second) // what comes after is a part of the story
+	vm.Close()
+	writeRecording(t, dir, 0, 0, config["user-data"])
+	return openRecording(t, dir)
+}
+
+// judge is one that knows what the recorded node was installed with.
+func (r recording) judge(t *testing.T) *nodedisk.Node {
+	t.Helper()
+	j := &nodedisk.Node{Geometry: bootdisk.Geometry{Size: crashDisk, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
+		Config: map[string][]byte{"user-data": r.user}, Scratch: scratch(t)}
+	if err := j.ReadMedium(iso(t)); err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+// scratch is in memory where it can be: a volume that e2fsck has to look at is
+// copied there, a gigabyte and a half, for one in thirty power cuts of an upgrade.
+func scratch(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "crash-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// chosen are the points to judge.
+func (r recording) chosen(t *testing.T, epochs []int, otherwise int) []crash.Point {
+	t.Helper()
+	if *replayed != "" {
+		p, err := r.ParsePoint(*replayed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []crash.Point{p}
+	}
+	if *points > 0 {
+		otherwise = *points
+	}
+	return r.PointsOf(epochs, otherwise, 1)
+}
+
+// image is the disk at a point.
+func (r recording) image(p crash.Point) *crash.Image {
+	if r.base == nil {
+		return r.Image(nil, crashDisk, p)
+	}
+	return r.Image(r.base, crashDisk, p)
+}
+
+// run judges points; none may be bricked.
+func (r recording) run(t *testing.T, j *nodedisk.Node, chosen []crash.Point) *crash.Report {
+	t.Helper()
+	var base io.ReaderAt
+	if r.base != nil {
+		base = r.base
+	}
+	began := time.Now()
+	report, err := r.Run(t.Context(), base, crashDisk, chosen, j.Judge, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return recording{l, dir, raw}
+	took := time.Since(began)
+	t.Logf("%s%d contents digested, e2fsck asked %d times, %.1f s, %.0f ms a point", report, j.Digested.Load(), j.Checks.Load(), took.Seconds(), took.Seconds()*1000/float64(len(chosen)))
+	if n := len(report.Bricked()); n > 0 {
+		t.Errorf("%d images are bricked; one alone: -args -recording DIR -point POINT", n)
+	}
+	return report
 }
 
 // TestCrashedInstalls takes the power away at every kind of moment of one
 // install, in a model; see package crash. Some of the images are really started.
 func TestCrashedInstalls(t *testing.T) {
 	r := recordInstall(t)
-	j := &nodedisk.Node{Geometry: bootdisk.Geometry{Size: crashDisk, Sector: 512}, ID: install.Owner{Node: "node-1", Instance: "test"}.ID(),
-		Config: map[string][]byte{"user-data": r.user}, Scratch: t.TempDir()}
-	if err := j.ReadMedium(iso(t)); err != nil {
-		t.Fatal(err)
+	epochs := make([]int, len(r.Epochs))
+	for i := range epochs {
+		epochs[i] = i
 	}
-	chosen := r.Points(*points, 1)
-	if *replayed != "" {
-		p, err := r.ParsePoint(*replayed)
-		if err != nil {
-			t.Fatal(err)
-		}
-		chosen = []crash.Point{p}
-	}
-	report, err := r.Run(t.Context(), nil, crashDisk, chosen, j.Judge, os.Stderr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%s%d contents digested, e2fsck asked %d times", report, j.Digested.Load(), j.Checks.Load())
-	if n := len(report.Bricked()); n > 0 {
-		t.Errorf("%d images are bricked; one alone: -args -recording DIR -point POINT", n)
-	}
+	report := r.run(t, r.judge(t), r.chosen(t, epochs, 300))
 	if *replayed == "" && (report.Count(crash.New) == 0 || report.Count(crash.Resumes) == 0) {
 		t.Error("nothing was tried")
 	}
-	for i, x := range sample(report.Results, *boots) {
-		t.Run(x.Point.String(), func(t *testing.T) { r.boot(t, x, i) })
+	r.boots(t, report, 2, crash.New, crash.Resumes)
+}
+
+// boots starts a sample of images that were judged so, as many of each as there
+// are, BIOS and UEFI in turn.
+func (r recording) boots(t *testing.T, report *crash.Report, otherwise int, outcomes ...crash.Outcome) {
+	if *boots >= 0 {
+		otherwise = *boots
+	}
+	for i, x := range sample(report.Results, otherwise, outcomes...) {
+		firmware := []qemu.Firmware{qemu.BIOS, qemu.UEFI}[i%2]
+		t.Run(string(firmware)+" "+x.Point.String(), func(t *testing.T) { r.boot(t, x, firmware) })
 	}
 }
 
-// sample takes as many of what starts as of what does not, spread over each.
-func sample(results []crash.Result, n int) (out []crash.Result) {
-	by := map[crash.Outcome][]crash.Result{}
-	for _, x := range results {
-		by[x.Verdict.Outcome] = append(by[x.Verdict.Outcome], x)
+// sample takes n results in all, of some outcomes in turn, spread over each.
+func sample(results []crash.Result, n int, outcomes ...crash.Outcome) (out []crash.Result) {
+	var by [][]crash.Result
+	for _, o := range outcomes {
+		var all []crash.Result
+		for _, x := range results {
+			if x.Verdict.Outcome == o {
+				all = append(all, x)
+			}
+		}
+		if len(all) > 0 {
+			by = append(by, all)
+		}
 	}
-	for _, half := range []struct {
-		o crash.Outcome
-		n int
-	}{{crash.New, n / 2}, {crash.Resumes, n - n/2}} {
-		all := by[half.o]
-		half.n = min(half.n, len(all))
-		for i := range half.n {
-			out = append(out, all[(2*i+1)*len(all)/(2*half.n)])
+	for i, all := range by {
+		share := min((n+len(by)-1-i)/len(by), len(all))
+		for k := range share {
+			out = append(out, all[(2*k+1)*len(all)/(2*share)])
 		}
 	}
 	return out
 }
 
 // boot starts a machine from an image: one that was judged to start from the
-// disk alone, every second time with UEFI, any other from the install medium.
-func (r recording) boot(t *testing.T, x crash.Result, i int) {
+// disk alone, any other from the install medium.
+func (r recording) boot(t *testing.T, x crash.Result, firmware qemu.Firmware) {
 	_, port := network(t)
 	disk := filepath.Join(t.TempDir(), "cut.img")
-	if err := r.Image(nil, crashDisk, x.Point).WriteFile(disk); err != nil {
+	if err := r.image(x.Point).WriteFile(disk); err != nil {
 		t.Fatal(err)
 	}
-	m := qemu.Machine{Memory: 4096, NICs: []*lan.Port{port}, Disks: []qemu.Drive{{Path: disk, Serial: "NODE"}},
-		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" && e.Step != "" }}
+	m := qemu.Machine{Memory: 4096, Firmware: firmware, NICs: []*lan.Port{port}, Disks: []qemu.Drive{{Path: disk, Serial: "NODE"}},
+		// A service that ended badly is started again; that an upgrade was cut short is said.
+		Tolerate: func(e handoff.Event) bool { return e.Phase == "services" && e.Step != "" || e.Phase == "upgrade" }}
 	// kubeadm begins when all of the slot was read back and is right.
 	ends := func(e handoff.Event) bool { return e.Phase == "kubernetes" && e.Step != "" }
 	if x.Verdict.Outcome == crash.Resumes {
 		m.Boot, m.CIDATA = qemu.CD(iso(t)), map[string][]byte{"user-data": r.user, "meta-data": []byte("instance-id: test\n")}
 		ends = step("install", "active", handoff.Done)
-	} else if i%2 == 1 {
-		m.Firmware = qemu.UEFI
 	}
-	e, err := start(t, m).Wait(limit(t, 40*time.Minute), ends)
+	vm := start(t, m)
+	e, err := vm.Wait(limit(t, 40*time.Minute), ends)
 	if err != nil {
 		t.Fatalf("judged %s: %v", x.Verdict.Outcome, err)
 	}
-	t.Logf("judged %s: %s %s %.0f s after power-on", x.Verdict.Outcome, e.Phase, e.State, e.Uptime)
+	slot := ""
+	for _, e := range vm.Console.Events() {
+		if s, _ := e.Data["slot"].(string); done("medium")(e) {
+			slot = s
+		}
+	}
+	want := map[crash.Outcome]string{crash.Old: "a", crash.New: "a"}[x.Verdict.Outcome]
+	if r.base != nil && x.Verdict.Outcome == crash.New {
+		want = "b"
+	}
+	if slot != want && !(x.Verdict.Why != "" && r.base != nil) { // where the firmwares start different slots, either is right
+		t.Errorf("it started slot %q, want %q", slot, want)
+	}
+	t.Logf("judged %s: %s %s of slot %q %.0f s after power-on", x.Verdict.Outcome, e.Phase, e.State, slot, e.Uptime)
 }

@@ -33,6 +33,7 @@ type station struct {
 	seg     *lan.Switch
 	ns      *lan.Namespace
 	cmd     *exec.Cmd
+	ends    bool // with the test
 	out     *lockedBuffer
 }
 
@@ -86,6 +87,10 @@ func (s *station) start() {
 		s.t.Fatal(err)
 	}
 	s.cmd = cmd
+	if s.ends {
+		return // it was started before
+	}
+	s.ends = true
 	s.t.Cleanup(func() {
 		s.kill()
 		if s.t.Failed() {
