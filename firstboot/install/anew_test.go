@@ -169,18 +169,18 @@ func TestNote(t *testing.T) {
 	}
 	defer dev.Close()
 	for _, text := range []string{"", "x", strings.Repeat("long", 4000)} {
-		if err := dev.note([]byte(text)); err != nil {
+		if err := dev.write(noteWrite([]byte(text))); err != nil {
 			t.Fatal(err)
 		}
 		if got := Noted(name); string(got) != text || got == nil {
 			t.Errorf("noted %d bytes, want %d", len(got), len(text))
 		}
 	}
-	if err := dev.note(bytes.Repeat([]byte("x"), 20000)); err != nil {
+	if err := dev.write(noteWrite(bytes.Repeat([]byte("x"), 20000))); err != nil {
 		t.Errorf("a note that does not fit: %v", err)
 	}
 	for _, at := range []int64{0, int64(len(noteMark)) + 1, int64(noteHead) - 1, int64(noteHead) + 5} { // mark, length, sum, text
-		if err := dev.note([]byte("something")); err != nil {
+		if err := dev.write(noteWrite([]byte("something"))); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := dev.WriteAt([]byte{0xff}, bootdisk.Spare().At+at); err != nil {

@@ -16,8 +16,8 @@ const (
 	noteHead = len(noteMark) + 4 + sha256.Size
 )
 
-// note writes a note and waits for it; none for nil.
-func (d *device) note(text []byte) error {
+// noteWrite is the write that leaves a note; none for nil.
+func noteWrite(text []byte) []bootdisk.Write {
 	if text == nil {
 		return nil
 	}
@@ -28,7 +28,7 @@ func (d *device) note(text []byte) error {
 	sum := sha256.Sum256(text)
 	out := binary.BigEndian.AppendUint32([]byte(noteMark), uint32(len(text)))
 	out = append(append(out, sum[:]...), text...)
-	return d.write([]bootdisk.Write{{At: at.At, Data: append(out, make([]byte, int(at.Size)-len(out))...)}})
+	return []bootdisk.Write{{At: at.At, Data: append(out, make([]byte, int(at.Size)-len(out))...)}}
 }
 
 // Noted is the Machine.Note of whoever last began to write this disk, nil when
