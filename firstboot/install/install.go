@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -189,7 +190,11 @@ func (d *Disk) format(ctx context.Context) error {
 			return err
 		}
 		// No blocks kept back for root: both volumes are slipway's alone.
-		if err := d.m.Run(ctx, []string{"/" + layout.Mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-L", p.Name, "-U", p.ID.String(), dev}); err != nil {
+		argv := []string{"/" + layout.Mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-L", p.Name, "-U", p.ID.String(), dev}
+		if d.m.Save != nil { // mke2fs has an SSD forget all of the volume else: what was saved would lead to nothing
+			argv = slices.Insert(argv, len(argv)-1, "-E", "nodiscard")
+		}
+		if err := d.m.Run(ctx, argv); err != nil {
 			return report.Fail("SW-INSTALL-WRITE", "the disk does not take what is written to it: replace it", fmt.Errorf("%s: making a file system on %s: %w", d.Path, dev, err))
 		}
 	}

@@ -37,7 +37,7 @@ type Wipe struct {
 	ID    string            `json:"id,omitempty"` // of handoff.Saved; "" while nothing is saved
 	Key   string            `json:"key"`          // KeyID of the node that writes
 	Disk  handoff.Disk      `json:"disk"`
-	File  string            `json:"file,omitempty"` // path of what was saved
+	File  string            `json:"file,omitempty"` // of what was saved, in the state directory
 	Bytes int64             `json:"bytes,omitempty"`
 	Stage handoff.WipeStage `json:"stage"`
 	Saved time.Time         `json:"saved,omitzero"`
@@ -91,12 +91,12 @@ func (s *Seed) serveSaved(_ context.Context, p peer, body io.Reader) (reply, err
 	if err := s.do(func(c *change) (err error) { e, err = c.writer(p.key); return err }); err != nil {
 		return reply{}, err
 	}
-	head, name, n, err := s.store(e.Machine, body)
+	head, file, n, err := s.store(e.Machine, body)
 	if err != nil {
 		return reply{}, err
 	}
 	var out handoff.Window
-	stands := name
+	stands := file
 	err = s.do(func(c *change) error {
 		e, err := c.writer(p.key)
 		if err != nil {
@@ -108,12 +108,12 @@ func (s *Seed) serveSaved(_ context.Context, p peer, body io.Reader) (reply, err
 			w.Key, r.Wipe, out, stands = p.key, &w, w.window(), w.File
 			return nil
 		}
-		w := &Wipe{ID: head.ID, Key: p.key, Disk: head.Disk, File: name, Bytes: n, Stage: handoff.WipeWaits, Saved: s.now()}
+		w := &Wipe{ID: head.ID, Key: p.key, Disk: head.Disk, File: file, Bytes: n, Stage: handoff.WipeWaits, Saved: s.now()}
 		if old := r.Wipe; old.Undoing() && old.By == p.key { // before there was anything to save
 			w.Asked, w.By = old.Asked, old.By
 		}
 		out = w.window()
-		c.step(r.ID, StageSystem, handoff.Running, "saved what disk %s (%s) holds in places that are overwritten first, %d kB: %s", w.Disk.Name, cmp.Or(w.Disk.Serial, w.Disk.WWN, w.Disk.Path), n/1000, name)
+		c.step(r.ID, StageSystem, handoff.Running, "saved what disk %s (%s) holds in places that are overwritten first, %d kB: %s", w.Disk.Name, cmp.Or(w.Disk.Serial, w.Disk.WWN, w.Disk.Path), n/1000, s.at(file))
 		called := func(name string) bool { return configs.Called(name, w.Disk.Serial, w.Disk.WWN, w.Disk.Path) }
 		if grace := cmp.Or(s.o.Grace, graceFor); slices.ContainsFunc(e.Wipe, called) && !out.Undo { // a person said so a minute ago
 			out.Wait, w.Until = int((grace+time.Second-1)/time.Second), s.now().Add(grace)
@@ -122,16 +122,16 @@ func (s *Seed) serveSaved(_ context.Context, p peer, body io.Reader) (reply, err
 		r.Wipe = w
 		return nil
 	})
-	if err != nil || stands != name {
-		_ = os.Remove(name)
+	if err != nil || stands != file {
+		_ = os.Remove(s.at(file))
 	}
-	s.thin(name, stands)
+	s.thin(file, stands)
 	return reply{http.StatusOK, out}, err
 }
 
 // store writes a saved beginning into a file of its own, and returns when the
 // disk has it.
-func (s *Seed) store(machine string, body io.Reader) (head handoff.Saved, name string, n int64, err error) {
+func (s *Seed) store(machine string, body io.Reader) (head handoff.Saved, file string, n int64, err error) {
 	lines := bufio.NewReaderSize(body, handoff.MaxSavedHead)
 	line, err := lines.ReadSlice('\n')
 	if err == nil {
@@ -145,7 +145,7 @@ func (s *Seed) store(machine string, body io.Reader) (head handoff.Saved, name s
 		*t = clean(*t, 128)
 	}
 	d.Holds = nil // the machine's facts have it
-	dir := filepath.Join(s.dir, savedDir)
+	dir := s.at(savedDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return head, "", 0, err
 	}
@@ -175,9 +175,12 @@ func (s *Seed) store(machine string, body io.Reader) (head handoff.Saved, name s
 		}
 		return '-'
 	}, machine+"_"+cmp.Or(d.Serial, d.WWN, d.Path, d.Name))
-	name = filepath.Join(dir, plain+"_"+head.ID+".saved")
-	return head, name, n + int64(len(line)), errors.Join(f.Sync(), f.Close(), os.Rename(f.Name(), name), syncDir(dir))
+	file = filepath.Join(savedDir, plain+"_"+head.ID+".saved")
+	return head, file, n + int64(len(line)), errors.Join(f.Sync(), f.Close(), os.Rename(f.Name(), s.at(file)), syncDir(dir))
 }
+
+// at is the path of a file in the state directory.
+func (s *Seed) at(file string) string { return filepath.Join(s.dir, file) }
 
 func syncDir(name string) error {
 	d, err := os.Open(name)
@@ -189,9 +192,8 @@ func syncDir(name string) error {
 }
 
 // thin removes all but the newest files of one disk, and what a crash left.
-func (s *Seed) thin(name, stands string) {
-	stem := name[:strings.LastIndex(name, "_")]
-	all, _ := filepath.Glob(stem + "_*.saved")
+func (s *Seed) thin(file, stands string) {
+	all, _ := filepath.Glob(s.at(file[:strings.LastIndex(file, "_")] + "_*.saved"))
 	age := func(n string) int64 {
 		if st, err := os.Stat(n); err == nil {
 			return st.ModTime().UnixNano()
@@ -200,7 +202,7 @@ func (s *Seed) thin(name, stands string) {
 	}
 	slices.SortFunc(all, func(a, b string) int { return cmp.Compare(age(b), age(a)) })
 	for i, n := range all {
-		if i >= mostSaved && n != stands {
+		if i >= mostSaved && n != s.at(stands) {
 			_ = os.Remove(n)
 		}
 	}
@@ -259,7 +261,7 @@ func (c *change) wiping(key string, q handoff.Wiping) (out handoff.Window, err e
 		w.Stage = q.Stage
 	case q.Stage == handoff.WipeLarge && w.Large.IsZero():
 		w.Stage, w.Large = q.Stage, c.s.now()
-		c.step(r.ID, StageSystem, handoff.Running, "file systems are made on disk %s: its wipe cannot be undone any more; what was saved: %s", w.Disk.Name, w.File)
+		c.step(r.ID, StageSystem, handoff.Running, "file systems are made on disk %s: its wipe cannot be undone any more; what was saved: %s", w.Disk.Name, c.s.at(w.File))
 	case q.Stage == handoff.WipeUndone && w.Asked.IsZero():
 		return out, refusal(codeBody, "", "nobody asked to undo that")
 	case q.Stage == handoff.WipeUndone:
@@ -305,7 +307,7 @@ func (s *Seed) UndoWipe(ref string) (Machine, error) {
 		case r.Wipe.Undoable():
 			w = *r.Wipe
 		case r.Wipe != nil && !r.Wipe.Large.IsZero() && (!coming || r.Wipe.Key == r.Node):
-			return refusal(codeUndoLate, "power the machine off now if what is on it matters; its tables and superblocks of before are in "+r.Wipe.File+": docs/install.md says how they are used",
+			return refusal(codeUndoLate, "power the machine off now if what is on it matters; its tables and superblocks of before are in "+s.at(r.Wipe.File)+": docs/install.md says how they are used",
 				"too late: %s began to make file systems on disk %s at %s", r.called(), r.Wipe.Disk.Name, r.Wipe.Large.Format(time.TimeOnly))
 		case !coming && r.Wipe != nil && !r.Wipe.Ended.IsZero():
 			return refusal(codeUndoNone, "list them: slipway nodes", "nothing is to be undone: %s", cmp.Or(r.Wipe.Text, "that has ended"))
@@ -339,7 +341,7 @@ func (c *change) wiped(r *record) {
 func (s *Seed) giveSaved(w http.ResponseWriter, r *http.Request) {
 	patient(w)
 	p, err := peerOf(r)
-	var name string
+	var file string
 	if err == nil {
 		err = s.do(func(c *change) error {
 			e, err := c.writer(p.key)
@@ -350,13 +352,13 @@ func (s *Seed) giveSaved(w http.ResponseWriter, r *http.Request) {
 			if m.Wipe == nil || m.Wipe.ID == "" || m.Wipe.ID != r.PathValue("id") {
 				return refusal(codeUndoNone, "", "nothing is saved of %s under that", m.called())
 			}
-			name = m.Wipe.File
+			file = m.Wipe.File
 			return nil
 		})
 	}
-	f, open := os.Open(name)
+	f, open := os.Open(s.at(file))
 	if err == nil && open != nil {
-		s.log.Error("what a disk held is not there", "file", name, "err", open)
+		s.log.Error("what a disk held is not there", "file", file, "err", open)
 		err = refusal(codeState, "look at the seed's own log", "what was saved cannot be read")
 	}
 	if err != nil {

@@ -126,8 +126,8 @@ func TestUndoWipeWhileItWaits(t *testing.T) {
 	}
 }
 
-// TestUndoWipeOutlivesTheSeed: at every step the seed is closed without a word and
-// opened again, and the node lost power and its memory.
+// TestUndoWipeOutlivesTheSeed: after every step another seed begins with what a
+// killed one would have left, and the node lost power and its memory.
 func TestUndoWipeOutlivesTheSeed(t *testing.T) {
 	dir := t.TempDir()
 	spec := site(t, approve("ask")+wipeSpec)
@@ -135,10 +135,17 @@ func TestUndoWipeOutlivesTheSeed(t *testing.T) {
 	c := consented(t, s, serve(t, s), 1)
 	restart := func() {
 		t.Helper()
-		if err := s.Close(); err != nil {
+		left := t.TempDir()
+		if err := os.CopyFS(left, os.DirFS(dir)); err != nil { // everything that was answered is in the files
 			t.Fatal(err)
 		}
-		s = openSeed(t, dir, spec, Options{})
+		all, _ := filepath.Glob(filepath.Join(left, savedDir, "*"))
+		for _, n := range all { // CopyFS adds to the modes
+			if err := os.Chmod(n, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dir, s = left, openSeed(t, left, spec, Options{})
 		c.base = serve(t, s)
 	}
 	body := saved(1, false, "beginning")
