@@ -230,14 +230,18 @@ func (s *Seed) serveWiping(ctx context.Context, p peer, body io.Reader) (reply, 
 }
 
 func (c *change) wiping(key string, q handoff.Wiping) (out handoff.Window, err error) {
-	if e := c.peek(key); q.Stage == handoff.WipeUndone && e != nil {
-		if r := c.peekMachine(e.Machine); r != nil && r.Wipe != nil && r.Wipe.ID == q.ID && r.Wipe.Key == key && !r.Wipe.Ended.IsZero() {
-			return r.Wipe.window(), nil // the answer was lost
-		}
-	}
 	e, err := c.writer(key)
 	if err != nil {
-		return out, err
+		if e = c.peek(key); e == nil || c.peekMachine(e.Machine) == nil {
+			return out, err
+		}
+		w := c.peekMachine(e.Machine).Wipe // rejected or replaced meanwhile, it gives the disk back still
+		if w == nil || w.Key != key || w.Asked.IsZero() || !w.Large.IsZero() {
+			return out, err
+		}
+		if !w.Ended.IsZero() { // the answer was lost
+			return w.window(), nil
+		}
 	}
 	r := c.machine(e.Machine)
 	if q.Stage == handoff.WipeAgain {

@@ -242,6 +242,31 @@ func TestUndoWipeBeforeAnything(t *testing.T) {
 	}
 }
 
+// TestUndoWipeOfARejected: whoever rejects the machine first can have its disk back.
+func TestUndoWipeOfARejected(t *testing.T) {
+	s := openSeed(t, t.TempDir(), site(t, approve("ask")+wipeSpec), Options{})
+	c := consented(t, s, serve(t, s), 1)
+	c.save(t, saved(1, false, "beginning"))
+	c.wiping(t, handoff.WipeTables, 1)
+	if _, err := s.Reject(c.facts.Boot, "wrong machine"); err != nil {
+		t.Fatal(err)
+	}
+	if _, r := c.wiping(t, handoff.WipeLarge, 1); r == nil || r.Code != codeRejected {
+		t.Errorf("it may go on: %+v", r)
+	}
+	if _, err := s.UndoWipe(c.facts.Boot); err != nil {
+		t.Fatal(err)
+	}
+	for _, stage := range []handoff.WipeStage{handoff.WipeAgain, handoff.WipeLarge, handoff.WipeUndone, handoff.WipeUndone} {
+		if w, r := c.wiping(t, stage, 1); r != nil || !w.Undo {
+			t.Errorf("%s: %+v, %+v", stage, w, r)
+		}
+	}
+	if m, _ := s.Machine(c.facts.Boot); m.State != Rejected || m.Wipe.Ended.IsZero() {
+		t.Errorf("%s, %+v", m.State, m.Wipe)
+	}
+}
+
 func TestSavedIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	s := openSeed(t, dir, site(t, approve("ask")+wipeSpec), Options{})
