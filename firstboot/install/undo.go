@@ -23,9 +23,7 @@ func (d *Disk) quick(dev *device, loaders map[string][]byte) (groups [][]bootdis
 	if err != nil {
 		return nil, err
 	}
-	if note := noteWrite(d.m.Note); note != nil {
-		groups = append(groups, note)
-	}
+	groups = noteWrites(d.m.Note, dev.geometry.Sector)
 	if old, err := bootdisk.Read(dev, dev.geometry); err == nil {
 		groups = append(groups, old.Disk.Deactivate())
 	}
@@ -63,8 +61,8 @@ func Merge(all []bootdisk.Extent) (out []bootdisk.Extent) {
 }
 
 // Restore writes back what a disk held and reads it back. The note of who began
-// to write it goes last, when all else is on the disk: a power cut before that
-// finds it and goes on. size is the disk's when it was saved; data is the content
+// to write it goes last, when all else is on the disk, and its first sector after
+// the others: a power cut before that finds it, see Begun. size is the disk's when it was saved; data is the content
 // of the places, in order.
 func Restore(path string, size int64, at []bootdisk.Extent, data []byte) error {
 	dev, err := open(path)
@@ -76,22 +74,25 @@ func Restore(path string, size int64, at []bootdisk.Extent, data []byte) error {
 		return fmt.Errorf("%s has %d bytes, and what was saved is of a disk of %d", path, dev.geometry.Size, size)
 	}
 	note := bootdisk.Spare()
-	var first, last []bootdisk.Write
+	sector := note.At + int64(dev.geometry.Sector) // where the note's second begins
+	var first, second, last []bootdisk.Write
 	for _, e := range at {
 		if e.At < 0 || e.Size < 0 || e.At+e.Size > size || e.Size > int64(len(data)) {
 			return fmt.Errorf("%s: %d bytes at %d are not within what was saved", path, e.Size, e.At)
 		}
 		old := data[:e.Size]
 		data = data[e.Size:]
-		low, high := max(note.At, e.At), min(note.At+note.Size, e.At+e.Size)
-		if low >= high {
-			first = append(first, bootdisk.Write{At: e.At, Data: old})
-			continue
+		part := func(group *[]bootdisk.Write, from, to int64) {
+			if from, to = max(from, e.At), min(to, e.At+e.Size); from < to {
+				*group = append(*group, bootdisk.Write{At: from, Data: old[from-e.At : to-e.At]})
+			}
 		}
-		first = append(first, bootdisk.Write{At: e.At, Data: old[:low-e.At]}, bootdisk.Write{At: high, Data: old[high-e.At:]})
-		last = append(last, bootdisk.Write{At: low, Data: old[low-e.At : high-e.At]})
+		part(&first, 0, note.At)
+		part(&last, note.At, sector)
+		part(&second, sector, note.At+note.Size)
+		part(&first, note.At+note.Size, size)
 	}
-	for _, group := range [][]bootdisk.Write{first, last} {
+	for _, group := range [][]bootdisk.Write{first, second, last} {
 		if err := dev.write(group); err != nil {
 			return failed(path, err)
 		}

@@ -92,7 +92,7 @@ func (g *Guard) Save(ctx context.Context, disk io.ReaderAt, size int64, at []boo
 		return err
 	}
 	all, missed := worth(disk, size, int64(g.disk.Sector), at)
-	head := handoff.Saved{ID: hex.EncodeToString(id), Node: g.node, Disk: Facts(g.disk), Begun: install.NotedIn(disk) != nil}
+	head := handoff.Saved{ID: hex.EncodeToString(id), Node: g.node, Disk: Facts(g.disk), Begun: install.Begun(disk)}
 	head.Disk.Size = size
 	raw, err := Pack(head, disk, all)
 	if err != nil {
