@@ -19,6 +19,7 @@ import (
 	"slipway.dev/slipway/firstboot/install"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/firstboot/root"
+	"slipway.dev/slipway/firstboot/undo"
 	"slipway.dev/slipway/images/boot"
 	"slipway.dev/slipway/images/layout"
 )
@@ -136,6 +137,10 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 			return nil, report.Fail("SW-DISK-DATA", "write the disk's serial number into slipway.install.wipe if all of that may be lost, or take another disk", err)
 		}
 	}
+	m, err := n.guarded(ctx, chosen, own)
+	if err != nil {
+		return nil, err
+	}
 	loaders, err := n.diskLoaders(ctx)
 	if err != nil {
 		return nil, err
@@ -144,13 +149,45 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 	for _, b := range n.Manifest.Blobs {
 		content += b.Size
 	}
-	d, err := install.Begin(ctx, n.noting(), chosen.Path, owner, content, loaders)
+	d, err := install.Begin(ctx, m, chosen.Path, owner, content, loaders)
 	if err != nil {
 		return nil, err
 	}
 	n.step("disk", fmt.Sprintf("%s: %d GB, model %q, serial %q: node %s is installed on it", d.Path, chosen.Size/1e9, chosen.Model, chosen.Serial, owner.Node),
 		map[string]any{"device": filepath.Base(d.Path), "serial": chosen.Serial, "size": chosen.Size})
 	return d, nil
+}
+
+// guarded is the machine for install.Begin. What a disk holds that is not this
+// node's own is kept at the seed before it is overwritten, and given back when the
+// operator says so; see package undo. A disk that was begun before is asked after.
+func (n *Node) guarded(ctx context.Context, chosen disks.Disk, own bool) (install.Machine, error) {
+	m := n.noting()
+	if err := n.guard.Over(); err != nil {
+		return m, err
+	}
+	if !own && len(chosen.Holds) == 0 {
+		return m, nil
+	}
+	if n.enrol == nil {
+		if !own {
+			n.step("disk", chosen.Path+": no seed keeps what it holds: there is no undoing its wipe", nil)
+		}
+		return m, nil
+	}
+	if n.guard == nil || n.guard.Disk() != chosen.Path {
+		n.guard = undo.New(n.hardware.keeper(), chosen, n.Hostname, func(text string) { n.step("undo", text, nil) })
+	}
+	if own || n.guard.Began() {
+		if err := n.guard.Again(ctx); err != nil {
+			return m, err
+		}
+	}
+	if !own {
+		m.Save = n.guard.Save
+	}
+	m.Large = n.guard.Large
+	return m, nil
 }
 
 // owner is whose disk this node's is.

@@ -22,6 +22,7 @@ import (
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/firstboot/root"
 	"slipway.dev/slipway/firstboot/supervise"
+	"slipway.dev/slipway/firstboot/undo"
 	"slipway.dev/slipway/images/boot"
 )
 
@@ -81,8 +82,9 @@ type Node struct {
 	end      func(Power) // ends the machine
 	last     func() bool // before the machine ends, when nothing else runs; false: it does not
 	hardware hardware
-	old      oldDisk // of a machine that is installed anew
-	access   string  // how to log in at a console
+	old      oldDisk     // of a machine that is installed anew
+	guard    *undo.Guard // of the disk that held others' data, nil while none is written
+	access   string      // how to log in at a console
 	images   images
 	imported bool
 	hooked   bool // the commands before the installation have run
@@ -145,10 +147,12 @@ type hardware struct {
 	scratch string // directory for the installer's files
 	unmount func() // everything but the kernel's own
 	kexec   func(m *lock.Manifest, at func(lock.Blob) string, c boot.Cmdline) error
+	keeper  func() undo.Seed // of what a wipe destroys
 }
 
 func realHardware(n *Node) hardware {
-	return hardware{unmount: root.UnmountAll, scratch: runDir + "/installer", disks: func() ([]disks.Disk, error) { return disks.List("/sys", "/dev") }, machine: n.machine, kexec: install.Next}
+	return hardware{unmount: root.UnmountAll, scratch: runDir + "/installer", disks: func() ([]disks.Disk, error) { return disks.List("/sys", "/dev") }, machine: n.machine, kexec: install.Next,
+		keeper: func() undo.Seed { return n.enrol }}
 }
 
 // drivers is the module loader, which changes with the root, and word of devices.

@@ -31,6 +31,7 @@ import (
 	"slipway.dev/slipway/firstboot/enrol"
 	"slipway.dev/slipway/firstboot/install"
 	"slipway.dev/slipway/firstboot/report"
+	"slipway.dev/slipway/firstboot/undo"
 	"slipway.dev/slipway/images/boot"
 	"slipway.dev/slipway/images/bootdisk"
 	"slipway.dev/slipway/images/layout"
@@ -127,6 +128,19 @@ type bench struct {
 	rec   *recorder
 }
 
+// agrees is a seed that keeps whatever a wipe destroys and never stops one.
+type agrees struct{}
+
+func (agrees) Save(context.Context, []byte) (handoff.Window, error) {
+	return handoff.Window{ID: "saved"}, nil
+}
+
+func (agrees) Wiping(context.Context, handoff.Wiping) (w handoff.Window, err error) { return w, nil }
+
+func (agrees) Saved(context.Context, string) ([]byte, error) {
+	return nil, errors.New("nobody asked to undo it")
+}
+
 func newBench(t *testing.T, key ed25519.PublicKey, serial uint64, all ...string) *bench {
 	t.Helper()
 	if _, err := os.Stat("/" + layout.Mke2fs); err != nil {
@@ -140,7 +154,7 @@ func newBench(t *testing.T, key ed25519.PublicKey, serial uint64, all ...string)
 	b.end = func(p Power) { b.ended = append(b.ended, p) }
 	parts := map[string]string{}
 	mounts := t.TempDir()
-	b.hardware = hardware{scratch: filepath.Join(t.TempDir(), "installer"), unmount: func() {},
+	b.hardware = hardware{scratch: filepath.Join(t.TempDir(), "installer"), unmount: func() {}, keeper: func() undo.Seed { return agrees{} },
 		disks: func() (out []disks.Disk, err error) {
 			for _, p := range all {
 				out = append(out, disks.Disk{Name: filepath.Base(p), Path: p, Size: 12 << 30, Sector: 512, Type: "virtio", Serial: "S-" + filepath.Base(p),

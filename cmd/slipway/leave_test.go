@@ -116,3 +116,20 @@ func TestLeaveStory(t *testing.T) {
 		}
 	}
 }
+
+func TestUndoWipeStory(t *testing.T) {
+	d := site(t, 12)
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	d.Change("worker-1", func(m *seed.Machine) {
+		m.Wipe = &seed.Wipe{ID: "1", Disk: handoff.Disk{Name: "sda", Serial: "S1"}, File: "/state/saved/S1.saved", Saved: at}
+	})
+	d.Change("worker-3", func(m *seed.Machine) {
+		m.Wipe = &seed.Wipe{ID: "2", Disk: handoff.Disk{Name: "sda", Serial: "S2"}, File: "/state/saved/S2.saved", Saved: at, Large: at}
+	})
+	tell(t, []line{
+		{"undo-wipe", 2, []string{"REF"}},
+		{"undo-wipe worker-5", 1, []string{"SW-UNDO-NONE"}},
+		{"undo-wipe worker-3 --yes", 1, []string{"too late: worker-3 began to make file systems (SW-UNDO-LATE)", "hint: what was saved is in /state/saved/S2.saved"}},
+		{"undo-wipe worker-1", 0, []string{"worker-1: disk S1: nothing was written: it is as it was found\n"}},
+	})
+}

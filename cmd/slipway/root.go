@@ -88,7 +88,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.newCommand(), a.checkCommand(), a.lockCommand(), a.fetchCommand(), a.verifyCommand(), a.planCommand(),
 		a.buildCommand(), a.keygenCommand(), a.schemaCommand(), a.demoCommand(), manCommand(root))
 	root.AddCommand(a.serveCommand(), a.nodesCommand(), a.disksCommand(), a.statusCommand(), a.eventsCommand(), a.approveCommand(), a.rejectCommand(), a.assignCommand(),
-		a.upgradeCommand(), a.reimageCommand(), a.removeCommand(), a.withdrawCommand(), a.armCommand(), a.kubeconfigCommand(), a.logsCommand(), a.supportCommand())
+		a.upgradeCommand(), a.reimageCommand(), a.removeCommand(), a.withdrawCommand(), a.undoWipeCommand(), a.armCommand(), a.kubeconfigCommand(), a.logsCommand(), a.supportCommand())
 	return root
 }
 

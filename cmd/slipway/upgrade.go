@@ -164,21 +164,24 @@ func (a *app) narrated(ctx context.Context, c *operator.Client, id string, do fu
 	if m, err := c.Machine(ctx, id); err == nil {
 		name = operator.Name(m)
 	}
+	say := func(s seed.Step) error {
+		after = s.Seq
+		if s.Machine == id {
+			s.Time = s.Time.Local()
+			fmt.Fprintln(a.err, table.Line(s, name))
+		}
+		return nil
+	}
 	told, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = c.Events(told, after, true, func(s seed.Step) error { // its end is the wait's to report
-			if s.Machine == id {
-				s.Time = s.Time.Local()
-				fmt.Fprintln(a.err, table.Line(s, name))
-			}
-			return nil
-		})
+		_ = c.Events(told, after, true, say) // its end is the wait's to report
 	}()
 	err = do()
 	stop()
 	<-ended
+	_ = c.Events(ctx, after, false, say) // what came while it was stopped
 	return err
 }
 

@@ -168,19 +168,27 @@ func TestNote(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dev.Close()
+	leave := func(text []byte) error {
+		for _, g := range noteWrites(text, 512) {
+			if err := dev.write(g); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	for _, text := range []string{"", "x", strings.Repeat("long", 4000)} {
-		if err := dev.note([]byte(text)); err != nil {
+		if err := leave([]byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		if got := Noted(name); string(got) != text || got == nil {
 			t.Errorf("noted %d bytes, want %d", len(got), len(text))
 		}
 	}
-	if err := dev.note(bytes.Repeat([]byte("x"), 20000)); err != nil {
+	if err := leave(bytes.Repeat([]byte("x"), 20000)); err != nil {
 		t.Errorf("a note that does not fit: %v", err)
 	}
 	for _, at := range []int64{0, int64(len(noteMark)) + 1, int64(noteHead) - 1, int64(noteHead) + 5} { // mark, length, sum, text
-		if err := dev.note([]byte("something")); err != nil {
+		if err := leave([]byte("something")); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := dev.WriteAt([]byte{0xff}, bootdisk.Spare().At+at); err != nil {
@@ -303,5 +311,43 @@ func TestMarksAreTheSuperblocks(t *testing.T) {
 		if out, err := run("e2fsck", "-y", dev); err == nil || !strings.Contains(string(out), "Bad magic number") {
 			t.Errorf("blocks of %s: e2fsck finds a file system: %v\n%s", size, err, out)
 		}
+	}
+}
+
+// TestBegunUntilRestored: from the first write on the disk does not look untouched,
+// until all of it is as it was.
+func TestBegunUntilRestored(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "disk")
+	was := bytes.Repeat([]byte("somebody's data "), 256<<10) // 4 MiB
+	if err := os.WriteFile(name, was, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	groups := append(noteWrites([]byte("who"), 512), []bootdisk.Write{{At: 0, Data: make([]byte, 2<<20)}, {At: 3 << 20, Data: make([]byte, 512)}})
+	for i, g := range groups {
+		if Begun(dev) != (i > 0) {
+			t.Errorf("before group %d begun is %t", i, Begun(dev))
+		}
+		if err := dev.write(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := places(groups)
+	var data []byte
+	for _, e := range at {
+		data = append(data, was[e.At:e.At+e.Size]...)
+	}
+	if err := Restore(name, int64(len(was))+512, at, data); err == nil {
+		t.Error("a disk of another size was written")
+	}
+	if err := Restore(name, int64(len(was)), at, data); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, was) || Begun(dev) {
+		t.Errorf("the disk is as it was: %t, begun: %t, %v", bytes.Equal(got, was), Begun(dev), err)
 	}
 }

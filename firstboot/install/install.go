@@ -16,9 +16,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -45,6 +47,12 @@ type Machine struct {
 	// Note is what Begin leaves on the disk before it destroys anything, so that
 	// whoever finds the disk half made knows whose it is; see Noted. nil for nothing.
 	Note []byte
+	// Save is given the places that Begin overwrites before it makes file systems,
+	// while the disk is as it was found; an error ends Begin. nil: nobody keeps them.
+	Save func(ctx context.Context, disk io.ReaderAt, size int64, places []bootdisk.Extent) error
+	// Large is asked when those places may have been written and nothing else was:
+	// what follows cannot be undone. An error ends Begin. nil: nobody objects.
+	Large func(ctx context.Context) error
 }
 
 // Disk is a slipway disk with both of its volumes mounted.
@@ -93,10 +101,7 @@ func Begin(ctx context.Context, m Machine, path string, o Owner, content int64, 
 	if again, err := d.resume(ctx, dev); err != nil || again {
 		return d, err
 	}
-	if err := d.end(dev); err != nil {
-		return nil, failed(path, err)
-	}
-	if err := d.partition(dev, loaders); err != nil {
+	if err := d.divide(ctx, dev, loaders); err != nil {
 		return nil, failed(path, err)
 	}
 	if err := d.format(ctx); err != nil {
@@ -144,57 +149,52 @@ func (d *Disk) resume(ctx context.Context, dev *device) (bool, error) {
 	return false, nil
 }
 
-// end takes a node's system off the disk that is going to be another's: it is
-// noted as this one's, and stops starting before anything else of it changes.
-func (d *Disk) end(dev *device) error {
+// divide writes the tables and the loaders' file systems, over whatever the disk
+// was, as far as that can be undone.
+func (d *Disk) divide(ctx context.Context, dev *device, loaders map[string][]byte) error {
 	d.Active = false
-	if err := dev.note(d.m.Note); err != nil {
-		return err
-	}
-	old, err := bootdisk.Read(dev, dev.geometry)
-	if err != nil {
-		return nil //nolint:nilerr // it is no node's
-	}
-	return dev.write(old.Disk.Deactivate())
-}
-
-// partition empties the ends of the disk, where every format has its marks, and
-// writes the tables and the loaders' file systems.
-func (d *Disk) partition(dev *device, loaders map[string][]byte) error {
-	boot, err := d.plan.Format(loaders)
-	if err != nil {
-		return err
-	}
-	zero := make([]byte, edge)
-	first := []bootdisk.Write{{At: 0, Data: zero}, {At: dev.geometry.Size - edge, Data: zero}}
-	first = append(first, bootdisk.Write{At: d.plan.ESP().First, Data: zero})
-	for _, p := range []bootdisk.Partition{d.plan.Store(), d.plan.State()} { // what was in their place
-		first = append(first, marks(p)...)
-	}
-	for _, group := range [][]bootdisk.Write{first, d.plan.Table(), boot} { // Table clears what is Format's
-		if err := dev.write(group); err != nil {
-			return err
-		}
-	}
-	if d.m.Partition != nil {
-		return nil
-	}
-	return dev.reread()
-}
-
-// format makes both file systems and mounts them.
-func (d *Disk) format(ctx context.Context) error {
 	if _, err := os.Stat("/" + layout.Mke2fs); err != nil {
 		return report.Fail("SW-INSTALL-TOOLS", "add e2fsprogs to the bundle's packages and build the image again",
 			fmt.Errorf("the image has no /%s", layout.Mke2fs))
 	}
+	groups, err := d.quick(dev, loaders)
+	if err != nil {
+		return err
+	}
+	if d.m.Save != nil {
+		if err := d.m.Save(ctx, dev, dev.geometry.Size, places(groups)); err != nil {
+			return err
+		}
+	}
+	for _, group := range groups {
+		if err := dev.write(group); err != nil {
+			return err
+		}
+	}
+	if d.m.Partition == nil {
+		if err := dev.reread(); err != nil {
+			return err
+		}
+	}
+	if d.m.Large != nil {
+		return d.m.Large(ctx)
+	}
+	return nil
+}
+
+// format makes both file systems and mounts them.
+func (d *Disk) format(ctx context.Context) error {
 	for _, p := range []bootdisk.Partition{d.plan.Store(), d.plan.State()} {
 		dev, err := d.m.partition(ctx, d.Path, p)
 		if err != nil {
 			return err
 		}
 		// No blocks kept back for root: both volumes are slipway's alone.
-		if err := d.m.Run(ctx, []string{"/" + layout.Mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-L", p.Name, "-U", p.ID.String(), dev}); err != nil {
+		argv := []string{"/" + layout.Mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-L", p.Name, "-U", p.ID.String(), dev}
+		if d.m.Save != nil { // mke2fs has an SSD forget all of the volume else: what was saved would lead to nothing
+			argv = slices.Insert(argv, len(argv)-1, "-E", "nodiscard")
+		}
+		if err := d.m.Run(ctx, argv); err != nil {
 			return report.Fail("SW-INSTALL-WRITE", "the disk does not take what is written to it: replace it", fmt.Errorf("%s: making a file system on %s: %w", d.Path, dev, err))
 		}
 	}

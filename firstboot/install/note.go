@@ -16,8 +16,9 @@ const (
 	noteHead = len(noteMark) + 4 + sha256.Size
 )
 
-// note writes a note and waits for it; none for nil.
-func (d *device) note(text []byte) error {
+// noteWrites are the groups that leave a note; none for nil. Its first sector is on
+// the disk before any other: without it nothing of the disk has changed.
+func noteWrites(text []byte, sector int) [][]bootdisk.Write {
 	if text == nil {
 		return nil
 	}
@@ -28,7 +29,8 @@ func (d *device) note(text []byte) error {
 	sum := sha256.Sum256(text)
 	out := binary.BigEndian.AppendUint32([]byte(noteMark), uint32(len(text)))
 	out = append(append(out, sum[:]...), text...)
-	return d.write([]bootdisk.Write{{At: at.At, Data: append(out, make([]byte, int(at.Size)-len(out))...)}})
+	out = append(out, make([]byte, int(at.Size)-len(out))...)
+	return [][]bootdisk.Write{{{At: at.At, Data: out[:sector]}}, {{At: at.At + int64(sector), Data: out[sector:]}}}
 }
 
 // Noted is the Machine.Note of whoever last began to write this disk, nil when
@@ -58,6 +60,14 @@ func NotedIn(disk io.ReaderAt) []byte {
 		return nil
 	}
 	return text
+}
+
+// Begun says that somebody began to leave a note on this disk: whether or not it
+// can be read, the disk is not as it was.
+func Begun(disk io.ReaderAt) bool {
+	b := make([]byte, len(noteMark))
+	_, err := disk.ReadAt(b, bootdisk.Spare().At)
+	return err == nil && string(b) == noteMark
 }
 
 // forgetNote takes the note away, which may hold a secret.

@@ -26,6 +26,7 @@ import (
 //	POST /v1/nodes/REF/remove     Leaving → Machine, without an Order if it was not reached
 //	POST /v1/nodes/REF/upgrade    → Machine, with its Order
 //	POST /v1/nodes/REF/withdraw   → Machine
+//	POST /v1/nodes/REF/undo-wipe  → Machine, with its Wipe
 //	GET  /v1/upgrade              Upgrade: what each node would get
 //	POST /v1/arm                  Arming → Status
 //	GET  /v1/events?after=SEQ&follow=1   Step lines, application/x-ndjson

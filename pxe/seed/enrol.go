@@ -468,6 +468,7 @@ func (c *change) take(key string, from netip.Addr) error {
 	r.Done, r.Total = 0, 0
 	r.runs(c.s.o, e.Facts.Bundle)
 	c.outlived(r, true, "enrolled again as "+e.Name)
+	c.wiped(r)
 	if e.Role == configs.RoleControlPlane && c.s.reached != nil {
 		c.meta[metaCluster] = nil // it makes a new one, or tells of the old one again
 	}

@@ -53,6 +53,7 @@ type Machine struct {
 	// Kubernetes is that bundle's version; "" while nobody knows.
 	Kubernetes string    `json:"kubernetes,omitempty"`
 	Order      *Ordered  `json:"order,omitempty"` // the newest
+	Wipe       *Wipe     `json:"wipe,omitempty"`  // the newest
 	Trust      string    `json:"trust,omitempty"` // L0 to L3, see docs/trust.md
 	Reason     string    `json:"reason,omitempty"`
 	First      time.Time `json:"first"`

@@ -46,9 +46,15 @@ func (s *Seed) Node() http.Handler {
 		"POST " + handoff.PathJoined:  s.serveJoined,
 		"GET " + handoff.PathOrder:    s.serveOrder,
 		"POST " + handoff.PathOrdered: s.serveOrdered,
+		"POST " + handoff.PathWipe:    s.serveWiping,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, f) })
 	}
+	mux.HandleFunc("POST "+handoff.PathSaved, func(w http.ResponseWriter, r *http.Request) {
+		patient(w)
+		s.serve(w, r, s.serveSaved)
+	})
+	mux.HandleFunc("GET "+handoff.PathSaved+"/{id}", s.giveSaved)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, reply{http.StatusNotFound, refusal(codeBody, "", "no such request")})
 	})
@@ -82,6 +88,8 @@ func mostBody(path string) int64 {
 		return handoff.MaxEvents
 	case handoff.PathCluster:
 		return 1 << 20
+	case handoff.PathSaved:
+		return handoff.MaxSaved
 	}
 	return 16 << 10
 }

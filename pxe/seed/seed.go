@@ -32,6 +32,7 @@ type Options struct {
 	// Store is the URL where the bundle for an architecture is served, as
 	// slipway.store= has it; nil: nowhere.
 	Store func(arch.Arch) string
+	Grace time.Duration // before a disk is written that a person lets lose what it holds; 0: half a minute
 }
 
 func (o Options) times() []netip.Addr {

@@ -40,6 +40,9 @@ func Judge(m Machine, steps []Step, now time.Time) *Verdict {
 			return v
 		}
 	}
+	if v := wipeVerdict(m, now); v != nil {
+		return v
+	}
 	switch m.State {
 	case Ready:
 		return nil
@@ -59,6 +62,22 @@ func Judge(m Machine, steps []Step, now time.Time) *Verdict {
 		return takenVerdict(m, steps, idle)
 	}
 	return bootVerdict(m, attempt(steps), now)
+}
+
+// wipeVerdict is about a machine whose disk held others' data, while that can be
+// had back.
+func wipeVerdict(m Machine, now time.Time) *Verdict {
+	w, name := m.Wipe, cmp.Or(m.Name, m.ID)
+	switch {
+	case m.State != Approved && m.State != Taken || !w.Undoable():
+	case w.Undoing():
+		return &Verdict{"SW-UNDO-ASKED", "the wipe of its disk is being undone: it has not said yet that this is done", "look at its screen; if it is off, switch it on: it goes on with that"}
+	case now.Before(w.Until):
+		return &Verdict{"SW-UNDO-WINDOW", fmt.Sprintf("disk %s (%s) is written in %s", w.Disk.Name, cmp.Or(w.Disk.Serial, w.Disk.WWN, w.Disk.Path), short(w.Until.Sub(now))), "to stop that: slipway undo-wipe " + name}
+	case w.ID != "" && now.Sub(w.Saved) > patientFetch:
+		return &Verdict{"SW-UNDO-OPEN", fmt.Sprintf("it began to write disk %s %s ago and went no further", w.Disk.Name, short(now.Sub(w.Saved))), "look at its screen; to have the disk back as it was: slipway undo-wipe " + name}
+	}
+	return nil
 }
 
 // orderVerdict is about a node that has an order, or failed in its last.

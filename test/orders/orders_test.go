@@ -43,15 +43,19 @@ type site struct {
 	op   *operator.Client
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T) *site { return newSiteWith(t, "", seed.Options{}) }
+
+// newSiteWith has more in the spec of its cluster.yaml.
+func newSiteWith(t *testing.T, spec string, o seed.Options) *site {
 	t.Helper()
-	c, err := configs.ParseCluster("cluster.yaml", []byte("apiVersion: slipway.dev/v1alpha1\nkind: Cluster\nmetadata: {name: site}\nspec:\n  nodes:\n    - {role: control-plane, count: 1, name: cp}\n    - {role: worker, name: \"w{n}\"}\n"))
+	c, err := configs.ParseCluster("cluster.yaml", []byte("apiVersion: slipway.dev/v1alpha1\nkind: Cluster\nmetadata: {name: site}\nspec:\n  nodes:\n    - {role: control-plane, count: 1, name: cp}\n    - {role: worker, name: \"w{n}\"}\n"+spec))
 	if err != nil {
 		t.Fatal(err)
 	}
 	k := kube.New(slog.New(slog.DiscardHandler))
-	s, err := seed.Open(t.TempDir(), c, seed.Options{Kube: k, Media: []*lock.Manifest{{Name: "site", Serial: 4, Arch: arch.AMD64, Kubernetes: "v1.38.0"}},
-		Store: func(a arch.Arch) string { return "http://10.0.0.1/" + string(a) }})
+	o.Kube, o.Media = k, []*lock.Manifest{{Name: "site", Serial: 4, Arch: arch.AMD64, Kubernetes: "v1.38.0"}}
+	o.Store = func(a arch.Arch) string { return "http://10.0.0.1/" + string(a) }
+	s, err := seed.Open(t.TempDir(), c, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -128,10 +128,11 @@ func TestEveryPackageSaysWhatItDoesNotDo(t *testing.T) {
 // exceptions stand here with their reason.
 func TestBudgets(t *testing.T) {
 	files := map[string]int{
-		"cmd/slipway":       22, // a file per verb
+		"cmd/slipway":       23, // a file per verb
 		"configs":           25, // a section of a file that a person writes is a file here
 		"firstboot":         25, // a file per phase, and per thing that a running node is asked for
 		"firstboot/kubeadm": 15, // documents and services of one program, init and join
+		"pxe/seed":          13, // a file per thing that is decided about a machine, on one state
 		"test/qemu":         13, // a file per part of a machine
 	}
 	for _, p := range packages(t) {

@@ -118,6 +118,11 @@ func (c *Client) Withdraw(ctx context.Context, ref string) (m seed.Machine, err 
 	return m, c.ask(ctx, http.MethodPost, node(ref)+"/withdraw", nil, &m)
 }
 
+// UndoWipe has a machine give back the disk that held others' data.
+func (c *Client) UndoWipe(ctx context.Context, ref string) (m seed.Machine, err error) {
+	return m, c.ask(ctx, http.MethodPost, node(ref)+"/undo-wipe", nil, &m)
+}
+
 // Departure is what a node has to lose.
 func (c *Client) Departure(ctx context.Context, ref string) (d seed.Departure, err error) {
 	return d, c.ask(ctx, http.MethodGet, node(ref)+"/leave", nil, &d)

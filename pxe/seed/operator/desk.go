@@ -51,6 +51,11 @@ type Remover interface {
 	Remove(ctx context.Context, ref string, how seed.Leaving) (seed.Machine, error)
 }
 
+// Undoer takes back a consent to wipe a disk, while that can be done.
+type Undoer interface {
+	UndoWipe(ref string) (seed.Machine, error)
+}
+
 // Desk is the whole of a seed to its operator. Errors that are a
 // *handoff.Refusal are for him; any other is a fault of the seed.
 type Desk interface {
@@ -59,5 +64,6 @@ type Desk interface {
 	Judge
 	Upgrader
 	Remover
+	Undoer
 	Arm(d time.Duration) error
 }

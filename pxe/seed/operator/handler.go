@@ -83,6 +83,7 @@ func decisions(mux *http.ServeMux, d Desk) {
 	})
 	judge(mux, "upgrade", func(ctx context.Context, ref string, _ none) (seed.Machine, error) { return d.Upgrade(ctx, ref) })
 	judge(mux, "withdraw", func(ctx context.Context, ref string, _ none) (seed.Machine, error) { return d.Withdraw(ctx, ref) })
+	judge(mux, "undo-wipe", func(_ context.Context, ref string, _ none) (seed.Machine, error) { return d.UndoWipe(ref) })
 	leave := func(do func(context.Context, string, seed.Leaving) (seed.Machine, error)) func(context.Context, string, seed.Leaving) (seed.Machine, error) {
 		return func(ctx context.Context, ref string, how seed.Leaving) (seed.Machine, error) {
 			if how.Drain < 0 || how.Drain > int(maxDrain/time.Second) {

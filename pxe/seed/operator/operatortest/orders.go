@@ -64,6 +64,22 @@ func (d *Desk) Withdraw(_ context.Context, ref string) (seed.Machine, error) {
 	})
 }
 
+// UndoWipe has the disk given back at once.
+func (d *Desk) UndoWipe(ref string) (seed.Machine, error) {
+	return d.judge(ref, seed.StageSystem, "the wipe was undone", func(m *seed.Machine) error {
+		switch {
+		case m.Wipe == nil:
+			return &handoff.Refusal{Code: "SW-UNDO-NONE", Text: m.Name + " writes no disk that held others' data, or nothing of it was saved"}
+		case !m.Wipe.Large.IsZero():
+			return &handoff.Refusal{Code: "SW-UNDO-LATE", Text: "too late: " + m.Name + " began to make file systems", Hint: "what was saved is in " + m.Wipe.File}
+		}
+		w := *m.Wipe
+		w.Asked, w.Ended, w.Text = Now(), Now(), "nothing was written: it is as it was found"
+		m.Wipe, m.State = &w, seed.Rejected
+		return nil
+	})
+}
+
 // Departure has two pods to lose.
 func (d *Desk) Departure(_ context.Context, ref string) (seed.Departure, error) {
 	m, err := d.Machine(ref)
