@@ -188,7 +188,7 @@ func armAudit(ctx context.Context, r *results) error {
 const (
 	armTests   = "^Test(ReproducibleBoth|AddingARM64|ReadyARM|MixedCluster|Combined)"
 	quickTests = "^Test(EveryFirmwareReachesItsConfig|PackedISO|ConfigInsideTheISO|DamagedBlobIsRefusedByName|DiskLoaders|InstallFaults|" +
-		"NetbootFromAnyServer|NetworkBoot|SeedBesideDHCP|FailureScreens|Clocks|DeadCard|Bond)$"
+		"NetbootFromAnyServer|NetworkBoot|SeedBesideDHCP|UndoWipe|FailureScreens|Clocks|DeadCard|Bond)$"
 )
 
 // scenarios runs machines: those whose names run matches, "" for all, but not
