@@ -273,6 +273,7 @@ func (p *promises) config(ctx context.Context, m *promised, take bool) {
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	p := &promises{t: t, holder: map[netip.Addr]string{}, names: map[string]*promised{}}
+	window := 100 // ms until a kill, at most: longer while nothing gets done in it, as on a busy host
 	for round := range *kills {
 		l := start(t, dir)
 		ctx, stop := context.WithCancel(context.Background())
@@ -290,7 +291,7 @@ func TestKill(t *testing.T) {
 			})
 		}
 		p.mu.Lock()
-		old := append([]*promised(nil), p.machines...)
+		old, before := append([]*promised(nil), p.machines...), len(p.machines)
 		p.mu.Unlock()
 		if n := len(old) - 8; n > 0 && round < *kills-1 {
 			old = append(old[n:], old[rand.IntN(n)]) // and one of long ago
@@ -300,11 +301,16 @@ func TestKill(t *testing.T) {
 			p.config(ctx, m, rand.IntN(2) == 0)
 		}
 		if round < *kills-1 {
-			time.Sleep(time.Duration(5+rand.IntN(100)) * time.Millisecond)
+			time.Sleep(time.Duration(5+rand.IntN(window)) * time.Millisecond)
 		}
 		l.kill()
 		stop()
 		wg.Wait()
+		if len(p.machines) > before {
+			window = 100
+		} else {
+			window = min(2*window, 10_000)
+		}
 	}
 	taken := 0
 	for _, m := range p.machines {
