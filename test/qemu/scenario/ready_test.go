@@ -290,7 +290,7 @@ func (n *node) servicesComeBack(t *testing.T) {
 			before[name] = n.oldest(t, name)
 			argv = append(argv, before[name])
 		}
-		if _, err := n.r.Must(n.ctx, argv...); err != nil {
+		if _, err := n.r.Run(n.ctx, argv...); err != nil { // not that one had ended by itself
 			t.Fatal(err)
 		}
 		for _, name := range names {
@@ -338,13 +338,16 @@ func (n *node) supervised(t *testing.T, want []string) {
 	t.Error("no word of what is supervised")
 }
 
-func (n *node) oldest(t *testing.T, name string) string {
+// oldest waits for a program and is its process ID: kubelet ends, and is started
+// again, some time after the containerd that it talked to.
+func (n *node) oldest(t *testing.T, name string) (pid string) {
 	t.Helper()
-	out, err := n.r.Must(n.ctx, "pgrep", "-o", "-x", name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(out)
+	n.until(t, name+" runs", func() error {
+		out, err := n.r.Must(n.ctx, "pgrep", "-o", "-x", name)
+		pid = strings.TrimSpace(out)
+		return err
+	})
+	return pid
 }
 
 // statusOnTheNode asks the node's own command line.
