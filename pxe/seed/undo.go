@@ -360,10 +360,12 @@ func (s *Seed) giveSaved(w http.ResponseWriter, r *http.Request) {
 			return nil
 		})
 	}
-	f, open := os.Open(s.at(file))
-	if err == nil && open != nil {
-		s.log.Error("what a disk held is not there", "file", file, "err", open)
-		err = refusal(codeState, "look at the seed's own log", "what was saved cannot be read")
+	var f *os.File
+	if err == nil {
+		if f, err = os.Open(s.at(file)); err != nil {
+			s.log.Error("what a disk held is not there", "file", file, "err", err)
+			err = refusal(codeState, "look at the seed's own log", "what was saved cannot be read")
+		}
 	}
 	if err != nil {
 		answer(w, reply{HTTPStatus(err), err})
