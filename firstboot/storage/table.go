@@ -10,6 +10,7 @@ import (
 	"unicode/utf16"
 
 	"slipway.dev/slipway/configs"
+	"slipway.dev/slipway/images/bootdisk"
 )
 
 // table is a partition table; numbers are in sectors.
@@ -138,15 +139,14 @@ func (t table) regions(name string, size, sector int64) []region {
 
 // protective is the MBR before a GPT (UEFI specification 2.10, 5.2.3).
 func protective(last uint64) []byte {
-	b := make([]byte, 512)
+	b := passing()
 	copy(b[446:], []byte{0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0})
 	binary.LittleEndian.PutUint32(b[458:], uint32(min(last, 1<<32-1)))
-	b[510], b[511] = 0x55, 0xaa
 	return b
 }
 
 func (t table) mbr(name string, sectors uint64) []byte {
-	b := make([]byte, 512)
+	b := passing()
 	copy(b[440:], unique(name, int64(sectors), 0)[:4]) // the disk's signature
 	for i, p := range t.parts {
 		e := b[446+16*i:]
@@ -155,6 +155,13 @@ func (t table) mbr(name string, sectors uint64) []byte {
 		binary.LittleEndian.PutUint32(e[8:], uint32(p.start))
 		binary.LittleEndian.PutUint32(e[12:], uint32(p.count))
 	}
+	return b
+}
+
+// passing is an MBR without partitions, over which a BIOS goes on to the next disk.
+func passing() []byte {
+	b := make([]byte, 512)
+	copy(b, bootdisk.Pass("a disk for data"))
 	b[510], b[511] = 0x55, 0xaa
 	return b
 }

@@ -16,8 +16,8 @@ const (
 )
 
 // Table is the partition table, and the end of whatever made the disk start
-// before: the MBR has no code, and the volumes that loaders read are not there,
-// nor is that of an ISO that somebody wrote to this disk.
+// before: the MBR sends a BIOS on to the next device, and the volumes that loaders
+// read are not there, nor is that of an ISO that somebody wrote to this disk.
 // The backup comes first, so that one of the two tables is whole at any time.
 func (d *Disk) Table() []Write {
 	sector := int64(d.geometry.Sector)
@@ -46,7 +46,7 @@ func Spare() Extent { return Extent{2 * mib, 16 * kib} }
 
 // mbr is the first sector. The table protects the GPT (UEFI 2.10 section 5.2.3);
 // with code it has a second entry, active, of no type and one sector: some BIOSes
-// do not start a disk without one.
+// do not start a disk without one. Without, it passes; see Pass.
 func (d *Disk) mbr(code []byte) []byte {
 	b := make([]byte, 512)
 	copy(b[440:444], d.id[:4])
@@ -54,7 +54,9 @@ func (d *Disk) mbr(code []byte) []byte {
 	le.PutUint32(b[454:], 1)
 	le.PutUint32(b[458:], uint32(min(d.geometry.Size/int64(d.geometry.Sector)-1, 1<<32-1)))
 	b[510], b[511] = 0x55, 0xaa
-	if code != nil {
+	if code == nil {
+		copy(b[:mbrCode], Pass("no finished installation on this disk"))
+	} else {
 		copy(b[:mbrCode], code)
 		// isohdpfx.bin finds isolinux.bin by its address in 512-byte sectors.
 		le.PutUint64(b[mbrCode:], isolinuxAt/512)

@@ -179,7 +179,7 @@ func (j *Node) starts(m *crash.Image) string {
 		return ""
 	}
 	var by []string
-	if bytes.Count(mbr[:432], []byte{0}) < 432 && mbr[510] == 0x55 && mbr[511] == 0xaa {
+	if mbr[510] == 0x55 && mbr[511] == 0xaa && !bootdisk.Passes(mbr[:]) { // zeros are run like all else
 		by = append(by, "BIOS")
 	}
 	if esp[510] == 0x55 && esp[511] == 0xaa {
