@@ -37,6 +37,7 @@ func installPhase(ctx context.Context, n *Node) error {
 	if err := n.judgeTrial(); err != nil {
 		return err
 	}
+	n.unsettled = n.unsettledTrial()
 	if n.Cmdline.Disk != "" && !n.writing() {
 		n.done(fmt.Sprintf("on %s since it was installed, slot %s", n.disk.Path, n.Cmdline.Slot), nil)
 		return nil

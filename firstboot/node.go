@@ -91,6 +91,7 @@ type Node struct {
 
 	upgrading sync.Mutex                          // held by who changes what the disk is
 	asking    atomic.Pointer[func(handoff.Event)] // who asked on the node itself
+	unsettled bool                                // this start is a trial, or restores what one changed
 	gaveUp    atomic.Bool                         // the trial is decided, one way or the other
 	confirmed chan struct{}                       // closed when the trial that this start is has been confirmed
 

@@ -88,6 +88,11 @@ func (n *Node) judgeTrial() error {
 	return nil
 }
 
+// unsettledTrial says that a trial changes, or changed, what is outside its slot.
+func (n *Node) unsettledTrial() bool {
+	return n.onTrial() || n.disk != nil && n.disk.Record.Trial.Unrestored()
+}
+
 // confirmTrial makes the slot on trial the node's, once all phases are done.
 func (n *Node) confirmTrial() {
 	if !n.onTrial() {
@@ -127,19 +132,19 @@ func (n *Node) goneBack() {
 // settleTrial runs before kubelet: a trial keeps what it is about to change, and
 // a node that has gone back gets it again.
 func (n *Node) settleTrial(ctx context.Context) error {
-	if n.disk == nil || n.disk.Record.Trial == nil {
+	if !n.unsettled { // asked without waiting for an upgrade that has begun meanwhile
 		return nil
 	}
 	n.upgrading.Lock()
 	defer n.upgrading.Unlock()
-	t, r := n.disk.Record.Trial, n.runner()
+	r := n.runner()
 	switch {
 	case n.onTrial():
 		if err := r.Keep(ctx, n.before(), n.Manifest.Kubernetes); err != nil {
 			return report.Fail("SW-UPGRADE-KEEP", "make room on the state volume", err)
 		}
 		n.upgradeEvent("keep", handoff.Done, "etcd's data and Kubernetes' files are kept as they were", nil)
-	case t.Step == install.GivenUp && !t.Restored:
+	case n.disk.Record.Trial.Unrestored():
 		if err := r.GoBack(ctx, n.before()); err != nil {
 			return report.Fail("SW-UPGRADE-RESTORE", "the node tries again at its next start; what is to be restored is in "+n.before(), err)
 		}

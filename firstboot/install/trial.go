@@ -46,12 +46,18 @@ type Trial struct {
 	Restored bool `json:"restored,omitempty"`
 }
 
+// Unrestored says that what the trial changed outside its slot is still to be restored.
+func (t *Trial) Unrestored() bool { return t != nil && t.Step == GivenUp && !t.Restored }
+
 // Offer brings a bundle into the slot that the node does not run. What the
 // default is does not change. It may be called again after any interruption:
 // blobs that arrived are not brought again.
 func (d *Disk) Offer(ctx context.Context, t Trial, b Bundle, c boot.Cmdline, progress func(done, total int64)) error {
 	if t.Slot == d.Record.Slot {
 		return fmt.Errorf("slot %s is what the node runs", t.Slot)
+	}
+	if d.Record.Trial.Unrestored() { // a second trial would keep what the first one left
+		return report.Fail("SW-UPGRADE-BUSY", "ask again when the node is Ready", fmt.Errorf("the node is going back from %s: its data of before is not restored yet", d.Record.Trial.Bundle))
 	}
 	t.Bundle, t.Step = title(b.Manifest), Filling
 	if old := d.Record.Trial; old == nil || old.Bundle != t.Bundle || old.Step != Filling {
