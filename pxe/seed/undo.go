@@ -26,9 +26,10 @@ import (
 const savedDir = "saved"
 
 const (
-	graceFor  = 30 * time.Second
-	mostSaved = 3                // of one disk of one machine
-	slowSaved = 10 * time.Minute // for one to travel
+	graceFor    = 30 * time.Second
+	mostSaved   = 3                // of one disk of one machine
+	mostOfDisks = 24               // of one machine, whatever it calls its disks
+	slowSaved   = 10 * time.Minute // for one to travel
 )
 
 // Wipe is the newest time that a machine writes a disk that held others' data.
@@ -81,6 +82,22 @@ func (c *change) writer(key string) (*enrolment, error) {
 	}
 	if r == nil || r.Node != key {
 		return nil, refusal(codeNotYours, "", "this key holds no node: another start of the machine took its place")
+	}
+	return e, nil
+}
+
+// undoer is writer, or the enrolment of a node that was rejected or replaced while
+// it gives a disk back: it does that still.
+func (c *change) undoer(key string) (*enrolment, error) {
+	e, err := c.writer(key)
+	if err == nil {
+		return e, nil
+	}
+	if e = c.peek(key); e == nil || c.peekMachine(e.Machine) == nil {
+		return nil, err
+	}
+	if w := c.peekMachine(e.Machine).Wipe; w == nil || w.Key != key || w.Asked.IsZero() || !w.Large.IsZero() {
+		return nil, err
 	}
 	return e, nil
 }
@@ -191,9 +208,15 @@ func syncDir(name string) error {
 	return d.Close()
 }
 
-// thin removes all but the newest files of one disk, and what a crash left.
+// thin removes all but the newest files of one disk, and of one machine.
 func (s *Seed) thin(file, stands string) {
-	all, _ := filepath.Glob(s.at(file[:strings.LastIndex(file, "_")] + "_*.saved"))
+	machine, _, _ := strings.Cut(file, "_") // a MAC
+	s.keepNewest(file[:strings.LastIndex(file, "_")], mostSaved, stands)
+	s.keepNewest(machine, mostOfDisks, stands)
+}
+
+func (s *Seed) keepNewest(prefix string, most int, stands string) {
+	all, _ := filepath.Glob(s.at(prefix + "_*.saved"))
 	age := func(n string) int64 {
 		if st, err := os.Stat(n); err == nil {
 			return st.ModTime().UnixNano()
@@ -202,7 +225,7 @@ func (s *Seed) thin(file, stands string) {
 	}
 	slices.SortFunc(all, func(a, b string) int { return cmp.Compare(age(b), age(a)) })
 	for i, n := range all {
-		if i >= mostSaved && n != s.at(stands) {
+		if i >= most && n != s.at(stands) {
 			_ = os.Remove(n)
 		}
 	}
@@ -230,16 +253,12 @@ func (s *Seed) serveWiping(ctx context.Context, p peer, body io.Reader) (reply, 
 }
 
 func (c *change) wiping(key string, q handoff.Wiping) (out handoff.Window, err error) {
-	e, err := c.writer(key)
+	e, err := c.undoer(key)
 	if err != nil {
-		if e = c.peek(key); e == nil || c.peekMachine(e.Machine) == nil {
-			return out, err
-		}
-		w := c.peekMachine(e.Machine).Wipe // rejected or replaced meanwhile, it gives the disk back still
-		if w == nil || w.Key != key || w.Asked.IsZero() || !w.Large.IsZero() {
-			return out, err
-		}
-		if !w.Ended.IsZero() { // the answer was lost
+		return out, err
+	}
+	if _, turned := c.writer(key); turned != nil {
+		if w := c.peekMachine(e.Machine).Wipe; !w.Ended.IsZero() { // the answer was lost
 			return w.window(), nil
 		}
 	}
@@ -348,7 +367,7 @@ func (s *Seed) giveSaved(w http.ResponseWriter, r *http.Request) {
 	var file string
 	if err == nil {
 		err = s.do(func(c *change) error {
-			e, err := c.writer(p.key)
+			e, err := c.undoer(p.key)
 			if err != nil {
 				return err
 			}

@@ -257,6 +257,9 @@ func TestUndoWipeOfARejected(t *testing.T) {
 	if _, err := s.UndoWipe(c.facts.Boot); err != nil {
 		t.Fatal(err)
 	}
+	if status, _ := c.raw(t, handoff.PathSaved+"/"+fmt.Sprintf("%032x", 1)); status != http.StatusOK {
+		t.Errorf("it is not given what it saved: %d", status)
+	}
 	for _, stage := range []handoff.WipeStage{handoff.WipeAgain, handoff.WipeLarge, handoff.WipeUndone, handoff.WipeUndone} {
 		if w, r := c.wiping(t, stage, 1); r != nil || !w.Undo {
 			t.Errorf("%s: %+v, %+v", stage, w, r)
@@ -316,6 +319,14 @@ func TestSavedIsRefused(t *testing.T) {
 	}
 	if names := files(t, dir); len(names) != mostSaved {
 		t.Errorf("%d files are kept: %q", len(names), names)
+	}
+	for i := range mostOfDisks { // as if it had as many
+		if _, r := c.save(t, bytes.Replace(saved(40+i, false, "beginning"), []byte(`"S1"`), fmt.Appendf(nil, `"S%d"`, 40+i), 1)); r != nil {
+			t.Fatalf("%+v", r)
+		}
+	}
+	if names := files(t, dir); len(names) != mostOfDisks {
+		t.Errorf("%d files of one machine are kept", len(names))
 	}
 }
 
