@@ -147,7 +147,7 @@ func (n *Node) fetch(ctx context.Context, b install.Bundle, at func(lock.Blob) s
 			return err
 		}
 		n.reimageEvent("fetch", fmt.Sprintf("%s, %d MB, of %s %d", blob.Name, blob.Size/1e6, b.Manifest.Name, b.Manifest.Serial))
-		if err := blobs.Copy(ctx, b.From, blob, at(blob), nil); err != nil {
+		if err := blobs.Copy(ctx, b.From, blob, nil, at(blob), nil); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -50,6 +51,10 @@ func (b *Builder) Build(ctx context.Context, p *Plan) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("building system.erofs: %w", err)
 	}
+	blocks, err := b.blocks(ctx, sys)
+	if err != nil {
+		return nil, fmt.Errorf("listing the blocks of system.erofs: %w", err)
+	}
 	kern, err := b.copy(ctx, p)
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
@@ -58,7 +63,7 @@ func (b *Builder) Build(ctx context.Context, p *Plan) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("building initramfs: %w", err)
 	}
-	blobs := append([]Stored{sys, kern, ram}, p.Content.Blobs...)
+	blobs := append([]Stored{sys, blocks, kern, ram}, p.Content.Blobs...)
 	net, err := b.loaders(ctx, p.Content)
 	if err != nil {
 		return nil, fmt.Errorf("loaders: %w", err)
@@ -124,6 +129,22 @@ func (b *Builder) system(p *Plan) (Stored, error) {
 		return erofs.Write(f, p.System, p.Content.Built, filepath.Dir(f.Name()))
 	})
 	return b.stored("system.erofs", lock.RoleSystem, d, n), err
+}
+
+// blocks lists the blocks of a blob, by which a node that has another version of
+// it brings only what changed.
+func (b *Builder) blocks(ctx context.Context, s Stored) (Stored, error) {
+	f, err := os.Open(s.Path)
+	if err != nil {
+		return Stored{}, err
+	}
+	defer f.Close()
+	list, err := lock.Blocks(bufio.NewReaderSize(f, 1<<20))
+	if err != nil {
+		return Stored{}, err
+	}
+	d, n, err := b.Store.Put(ctx, bytes.NewReader(list), "")
+	return b.stored(lock.BlocksName(s.Name), lock.RoleBlocks, d, n), err
 }
 
 func (b *Builder) initramfs(p *Plan) (Stored, error) {

@@ -28,6 +28,8 @@ const (
 	RoleLoader    Role = "loader" // what firmware fetches over the network before the kernel
 	// RoleDiskLoader is what an installed node's disk starts with, "disk/<file>".
 	RoleDiskLoader Role = "disk-loader"
+	// RoleBlocks is the list of another blob's blocks, "<its name>.blocks"; see Blocks.
+	RoleBlocks Role = "blocks"
 )
 
 // ManifestFormat is the version of the manifest's shape.

@@ -135,7 +135,7 @@ func (s *Store) Bring(ctx context.Context, b lock.Blob, progress func(done int64
 	}
 	defer r.Close()
 	if s.inPlace(b) {
-		return chunks(ctx, r, nil, nil, progress)
+		return chunks(ctx, r, nil, nil, nil, progress)
 	}
 	name := s.Path(b)
 	if _, err := os.Stat(name); err == nil {
@@ -148,7 +148,7 @@ func (s *Store) Bring(ctx context.Context, b lock.Blob, progress func(done int64
 	if err != nil {
 		return err
 	}
-	err = chunks(ctx, r, nil, out, progress)
+	err = chunks(ctx, r, nil, nil, out, progress)
 	if err = errors.Join(err, out.Close()); err != nil {
 		return errors.Join(err, os.Remove(name+".part"))
 	}
@@ -156,8 +156,9 @@ func (s *Store) Bring(ctx context.Context, b lock.Blob, progress func(done int64
 }
 
 // chunks verifies all chunks and, with out, writes each to its place. Those that
-// have, when there is one, holds already are not read from their source.
-func chunks(ctx context.Context, r *store.Reader, have io.ReaderAt, out io.WriterAt, progress func(int64)) error {
+// have, when there is one, holds already are neither read from their source nor
+// written; those that like holds are not read from there.
+func chunks(ctx context.Context, r *store.Reader, have, like io.ReaderAt, out io.WriterAt, progress func(int64)) error {
 	var mu sync.Mutex
 	var done int64
 	width := min(runtime.GOMAXPROCS(0), 8) // eight compare faster than any disk reads
@@ -177,10 +178,10 @@ func chunks(ctx context.Context, r *store.Reader, have io.ReaderAt, out io.Write
 			}
 			buf := <-buffers
 			defer func() { buffers <- buf }()
-			plain, held := r.Held(i, have, buf)
 			var err error
+			plain, held := r.Held(i, have, buf)
 			if !held {
-				plain, err = r.Chunk(i, buf)
+				plain, err = either(r, i, like, buf)
 			}
 			if err == nil && !held && out != nil {
 				_, err = out.WriteAt(plain, int64(i)*lock.ChunkSize)
@@ -201,6 +202,14 @@ func chunks(ctx context.Context, r *store.Reader, have io.ReaderAt, out io.Write
 		return err
 	}
 	return ctx.Err() // a loop that ctx cut short has no error of its own and proved nothing
+}
+
+// either is a chunk as like holds it, or else as its source does.
+func either(r *store.Reader, i int, like io.ReaderAt, buf []byte) ([]byte, error) {
+	if plain, ok := r.Held(i, like, buf); ok {
+		return plain, nil
+	}
+	return r.Chunk(i, buf)
 }
 
 // LinkLayer makes the name that containerd's EROFS snapshotter looks for in a

@@ -314,7 +314,7 @@ func TestCopyGoesOnWhereItStopped(t *testing.T) {
 				}
 			}
 			c := &counting{Source: d.Source}
-			if err := Copy(t.Context(), c, b[0], to, nil); err != nil {
+			if err := Copy(t.Context(), c, b[0], nil, to, nil); err != nil {
 				t.Fatal(err)
 			}
 			got, err := os.ReadFile(to)
@@ -326,7 +326,7 @@ func TestCopyGoesOnWhereItStopped(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	to := filepath.Join(t.TempDir(), "blob")
-	if err := Copy(ctx, d.Source, b[0], to, nil); !errors.Is(err, context.Canceled) {
+	if err := Copy(ctx, d.Source, b[0], nil, to, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("called off: %v", err)
 	}
 	if _, err := os.Stat(to); !errors.Is(err, os.ErrNotExist) {

@@ -33,11 +33,11 @@ func written(r *store.Reader, err error) error {
 
 // Copy brings a blob plain to a file on a disk and returns when the disk has it.
 // It goes on with what an interrupted copy left in name.part: a chunk that is
-// right there is not asked of the source again. The name appears when all of it
-// is right; progress gets the bytes that are. What was written is dropped from
-// the page cache, so that whoever reads it next reads the disk. An error of the
-// disk is a WriteError.
-func Copy(ctx context.Context, from Source, b lock.Blob, name string, progress func(done int64)) error {
+// right there is not asked of the source again, nor are blocks that base has,
+// unless that is nil. The name appears when all of it is right; progress gets the
+// bytes that are. What was written is dropped from the page cache, so that whoever
+// reads it next reads the disk. An error of the disk is a WriteError.
+func Copy(ctx context.Context, from Source, b lock.Blob, base *Base, name string, progress func(done int64)) error {
 	if fi, err := os.Stat(name); err == nil && fi.Size() == b.Size {
 		if progress != nil {
 			progress(b.Size)
@@ -61,7 +61,11 @@ func Copy(ctx context.Context, from Source, b lock.Blob, name string, progress f
 	if err != nil {
 		return written(r, err)
 	}
-	err = fill(ctx, r, out, b, progress)
+	var rest io.ReaderAt // what is packed has no blocks to ask for
+	if len(b.Frames) == 0 {
+		rest = in
+	}
+	err = fill(ctx, r, base.over(rest), out, b, progress)
 	if err = errors.Join(err, written(r, out.Close())); err != nil {
 		return err
 	}
@@ -69,7 +73,7 @@ func Copy(ctx context.Context, from Source, b lock.Blob, name string, progress f
 }
 
 // fill makes the file the blob.
-func fill(ctx context.Context, r *store.Reader, out *os.File, b lock.Blob, progress func(int64)) error {
+func fill(ctx context.Context, r *store.Reader, like io.ReaderAt, out *os.File, b lock.Blob, progress func(int64)) error {
 	old, err := out.Seek(0, io.SeekEnd)
 	if err != nil {
 		return written(r, err)
@@ -82,7 +86,7 @@ func fill(ctx context.Context, r *store.Reader, out *os.File, b lock.Blob, progr
 	if old > 0 {
 		have = out
 	}
-	if err := chunks(ctx, r, have, eager{out}, progress); err != nil {
+	if err := chunks(ctx, r, have, like, eager{out}, progress); err != nil {
 		return err
 	}
 	if err := out.Truncate(b.Size); err != nil {

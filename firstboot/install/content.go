@@ -2,6 +2,7 @@ package install
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -61,32 +62,38 @@ func Plain(m *lock.Manifest) *lock.Manifest {
 func (d *Disk) Fill(ctx context.Context, s bootdisk.Slot, b Bundle, progress func(done, total int64)) error {
 	var mu sync.Mutex
 	var total, done int64
-	var content []lock.Blob
+	var lists, content []lock.Blob
 	seen := map[string]bool{} // two blobs may be one file
 	for _, blob := range b.Manifest.Blobs {
 		if to := d.Blob(s, blob); !seen[to] {
 			seen[to] = true
-			content = append(content, blob)
 			total += blob.Size
+			if blob.Role == lock.RoleBlocks {
+				lists = append(lists, blob)
+			} else {
+				content = append(content, blob)
+			}
 		}
 	}
 	// Two at a time: one is read and compared while the disk confirms the other.
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(2)
-	for _, blob := range content {
-		g.Go(func() error {
-			var has int64 // of this blob
-			return d.bring(ctx, s, b.From, blob, func(n int64) {
-				mu.Lock()
-				defer mu.Unlock()
-				done += n - has
-				has = n
-				progress(done, total)
+	for _, some := range [][]lock.Blob{lists, content} {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(2)
+		for _, blob := range some {
+			g.Go(func() error {
+				var has int64 // of this blob
+				return d.bring(ctx, s, b, blob, func(n int64) {
+					mu.Lock()
+					defer mu.Unlock()
+					done += n - has
+					has = n
+					progress(done, total)
+				})
 			})
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
 	}
 	for name, raw := range map[string][]byte{layout.Manifest: b.Raw, layout.Signature: b.Signature} {
 		if err := WriteFile(filepath.Join(d.Slot(s), name), raw, 0o444); err != nil {
@@ -97,18 +104,50 @@ func (d *Disk) Fill(ctx context.Context, s bootdisk.Slot, b Bundle, progress fun
 }
 
 // bring makes a slot have a blob.
-func (d *Disk) bring(ctx context.Context, s bootdisk.Slot, from blobs.Source, b lock.Blob, progress func(int64)) error {
+func (d *Disk) bring(ctx context.Context, s bootdisk.Slot, of Bundle, b lock.Blob, progress func(int64)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if err := d.settle(s, b); err != nil {
 		return failed(d.Path, err)
 	}
-	err := blobs.Copy(ctx, from, b, d.Blob(s, b), progress)
+	base, done := d.base(s, of.Manifest, b)
+	defer done()
+	err := blobs.Copy(ctx, of.From, b, base, d.Blob(s, b), progress)
 	if w, ours := errors.AsType[*blobs.WriteError](err); ours {
 		return failed(d.Path, w)
 	}
 	return err
+}
+
+// base is the other slot's version of a blob, nil when that does not say which
+// blocks it has.
+func (d *Disk) base(s bootdisk.Slot, m *lock.Manifest, b lock.Blob) (base *blobs.Base, done func()) {
+	done = func() {}
+	list, ok := m.BlocksOf(b)
+	if !ok {
+		return nil, done
+	}
+	var other lock.Manifest
+	raw, err := os.ReadFile(filepath.Join(d.Slot(s.Other()), layout.Manifest))
+	if err != nil || json.Unmarshal(raw, &other) != nil {
+		return nil, done
+	}
+	for _, old := range other.Blobs {
+		oldList, ok := other.BlocksOf(old)
+		if !ok || old.Name != b.Name {
+			continue
+		}
+		had, err1 := os.ReadFile(d.Blob(s.Other(), oldList))
+		has, err2 := os.ReadFile(d.Blob(s, list))
+		f, err3 := os.Open(d.Blob(s.Other(), old))
+		if err := errors.Join(err1, err2, err3); err != nil {
+			d.m.Tell(fmt.Sprintf("all of %s is brought: %v", b.Name, err))
+			break
+		}
+		return blobs.NewBase(f, had, has), func() { f.Close() }
+	}
+	return nil, done
 }
 
 // settle links what the other slot has of a blob. A kernel and its initramfs have

@@ -1,13 +1,18 @@
 package install
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/firstboot/blobs"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/images/boot"
 	"slipway.dev/slipway/images/bootdisk"
@@ -131,5 +136,52 @@ func TestOfferOverAnother(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(d.Slot(bootdisk.B), name)); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// asked counts the bytes of the system that are asked of a source.
+type asked struct {
+	blobs.Source
+	bytes atomic.Int64
+}
+
+type askedFile struct {
+	blobs.File
+	of *asked
+}
+
+func (a *asked) Open(ctx context.Context, b lock.Blob) (blobs.File, error) {
+	f, err := a.Source.Open(ctx, b)
+	if b.Role != lock.RoleSystem {
+		return f, err
+	}
+	return askedFile{f, a}, err
+}
+
+func (f askedFile) ReadAt(p []byte, at int64) (int, error) {
+	f.of.bytes.Add(int64(len(p)))
+	return f.File.ReadAt(p, at)
+}
+
+// TestOfferBringsChangedBlocks holds that of a system that differs in few blocks
+// from the one that the node runs only those are brought.
+func TestOfferBringsChangedBlocks(t *testing.T) {
+	var system strings.Builder
+	for i := range 6 << 20 / 16 {
+		fmt.Fprintf(&system, "%15d\n", i)
+	}
+	old := system.String()
+	d, _ := installed(t, bundle(t, old))
+	two := bundle(t, strings.Repeat("a new file's text\n", 4096/18+1)[:4096]+old)
+	two.Manifest.Serial = 8
+	from := &asked{Source: two.From}
+	two.From = from
+	offer(t, d, two)
+	sys, err := two.Manifest.Find(lock.RoleSystem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !holds(d.Blob(bootdisk.B, sys), sys) || from.bytes.Load() != 4096 {
+		t.Errorf("%d bytes of the system were brought, want 4096", from.bytes.Load())
 	}
 }
