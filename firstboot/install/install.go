@@ -182,6 +182,10 @@ func (d *Disk) divide(ctx context.Context, dev *device, loaders map[string][]byt
 	return nil
 }
 
+// journalMB is the size of each volume's journal: ample for a node, which writes
+// large files and few names.
+const journalMB = "64"
+
 // format makes both file systems and mounts them.
 func (d *Disk) format(ctx context.Context) error {
 	for _, p := range []bootdisk.Partition{d.plan.Store(), d.plan.State()} {
@@ -189,8 +193,9 @@ func (d *Disk) format(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// No blocks kept back for root: both volumes are slipway's alone.
-		argv := []string{"/" + layout.Mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-L", p.Name, "-U", p.ID.String(), dev}
+		// No blocks kept back for root: both volumes are slipway's alone. The journal is
+		// zeroed now, and mke2fs makes it 1 GiB where a disk has more than 128.
+		argv := []string{"/" + layout.Mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=" + journalMB, "-L", p.Name, "-U", p.ID.String(), dev}
 		if d.m.Save != nil { // mke2fs has an SSD forget all of the volume else: what was saved would lead to nothing
 			argv = slices.Insert(argv, len(argv)-1, "-E", "nodiscard")
 		}
