@@ -8,7 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"slipway.dev/slipway/bundle/lock"
 	"slipway.dev/slipway/configs/arch"
@@ -19,13 +23,11 @@ import (
 	"slipway.dev/slipway/images/layout"
 )
 
-// benchDisk is the size of the disks that nodes are put on, small for a server:
-// the peer that copies all of it takes longer in proportion to it.
-const benchDisk = 16 << 30
-
 // measureInstall puts the same node on a disk in three ways: slipway's installer
 // from a medium, dd of a finished disk's image, and bmaptool of that image, which
-// leaves out what nobody wrote. Each ends when the disk has everything.
+// leaves out what nobody wrote. Each ends when the disk has everything. Then it
+// upgrades the node by one package, against bmaptool of the whole image: what
+// systems do that know nothing of what a disk has.
 func (w *work) measureInstall(ctx context.Context) ([]*comparison, error) {
 	if os.Geteuid() != 0 {
 		fmt.Println("installing to a disk: not measured: block devices need root")
@@ -44,12 +46,22 @@ func (w *work) measureInstall(ctx context.Context) ([]*comparison, error) {
 	if _, err := timed(ctx, []string{"bmaptool", "create", "-o", image + ".bmap", image}); err != nil {
 		return nil, err
 	}
-	ours := side{Name: "slipway's installer", argv: append(w.self("install"), "-medium", w.netboot, "-disk", disk.dev), prep: disk.anew}
+	installer := append(w.self("install"), "-medium", w.netboot, "-disk", disk.dev)
+	ours := side{Name: "slipway's installer", argv: installer, prep: disk.anew, moved: disk.used}
+	bmap := side{Name: "bmaptool copy", argv: []string{"bmaptool", "copy", image, disk.dev}, prep: disk.anew, moved: disk.used}
+	upgrade := side{Name: "slipway upgrade", argv: append(w.self("upgrade"), "-medium", w.next, "-disk", disk.dev), moved: w.asked,
+		prep: func() error {
+			if err := disk.anew(); err != nil {
+				return err
+			}
+			_, err := timed(ctx, installer)
+			return err
+		}}
 	all := []*comparison{
-		{What: fmt.Sprintf("a node onto a disk of %d GiB, against its image", benchDisk>>30), Goal: 20, Ours: ours,
-			Peer: side{Name: "dd bs=4M conv=fsync", argv: []string{"dd", "if=" + image, "of=" + disk.dev, "bs=4M", "conv=fsync"}, prep: disk.anew}},
-		{What: "the same, against what is not a hole", Goal: 1, Ours: ours,
-			Peer: side{Name: "bmaptool copy", argv: []string{"bmaptool", "copy", image, disk.dev}, prep: disk.anew}},
+		{What: fmt.Sprintf("a node onto a disk of %d GiB, against its image", w.gib), Goal: 20, Ours: ours,
+			Peer: side{Name: "dd bs=4M conv=fsync", argv: []string{"dd", "if=" + image, "of=" + disk.dev, "bs=4M", "conv=fsync"}, prep: disk.anew, moved: disk.used}},
+		{What: "the same, against what is not a hole", Goal: 4, Ours: ours, Peer: bmap},
+		{What: "a node with one package less, against what is not a hole", Goal: 4, Ours: upgrade, Peer: bmap},
 	}
 	for _, c := range all {
 		if err := c.alternate(ctx, 3); err != nil {
@@ -67,7 +79,7 @@ type loopDevice struct {
 
 func (w *work) loop(ctx context.Context, name string) (*loopDevice, error) {
 	d := &loopDevice{ctx: ctx, file: w.at(name)}
-	if err := sparse(d.file); err != nil {
+	if err := w.sparse(d.file); err != nil {
 		return nil, err
 	}
 	var err error
@@ -83,12 +95,12 @@ func losetup(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-func sparse(name string) error {
+func (w *work) sparse(name string) error {
 	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Truncate(benchDisk), f.Close())
+	return errors.Join(f.Truncate(w.gib<<30), f.Close())
 }
 
 func (d *loopDevice) close() {
@@ -104,9 +116,19 @@ func (d *loopDevice) anew() error {
 	return exec.CommandContext(d.ctx, "sync").Run()
 }
 
+// used is how many bytes of it were ever written, as far as its file knows.
+func (d *loopDevice) used() (int64, error) {
+	if err := exec.CommandContext(d.ctx, "sync", "-f", d.file).Run(); err != nil {
+		return 0, err
+	}
+	var st unix.Stat_t
+	err := unix.Stat(d.file, &st)
+	return st.Blocks * 512, err
+}
+
 // golden is the image of a disk that slipway installed.
 func (w *work) golden(ctx context.Context, name string) error {
-	if err := sparse(name); err != nil {
+	if err := w.sparse(name); err != nil {
 		return err
 	}
 	dev, err := losetup(ctx, name)
@@ -119,6 +141,62 @@ func (w *work) golden(ctx context.Context, name string) error {
 
 // install is our side: everything that the installer does to a disk.
 func (w *work) install(ctx context.Context, medium, disk string) error {
+	return w.onDisk(ctx, medium, disk, func(d *install.Disk, b install.Bundle) error {
+		if err := d.Fill(ctx, bootdisk.A, b, func(int64, int64) {}); err != nil {
+			return err
+		}
+		if err := d.Startable(bootdisk.A, b.Manifest, boot.Cmdline{Consoles: []string{"tty0"}}); err != nil {
+			return err
+		}
+		return d.Finish(bootdisk.A, b.Manifest)
+	})
+}
+
+// upgrade makes the other slot of an installed disk one that can be started.
+func (w *work) upgrade(ctx context.Context, medium, disk string) error {
+	return w.onDisk(ctx, medium, disk, func(d *install.Disk, b install.Bundle) error {
+		c := &counted{Source: b.From}
+		b.From = c
+		if err := d.Offer(ctx, install.Trial{Slot: bootdisk.B}, b, boot.Cmdline{Consoles: []string{"tty0"}}, func(int64, int64) {}); err != nil {
+			return err
+		}
+		return os.WriteFile(w.at("asked"), []byte(fmt.Sprint(c.bytes.Load())), 0o644)
+	})
+}
+
+// asked is what the last upgrade asked its source for, in bytes.
+func (w *work) asked() (int64, error) {
+	raw, err := os.ReadFile(w.at("asked"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(string(raw), 10, 64)
+}
+
+// counted counts what is asked of a source.
+type counted struct {
+	blobs.Source
+	bytes atomic.Int64
+}
+
+func (c *counted) Open(ctx context.Context, b lock.Blob) (blobs.File, error) {
+	f, err := c.Source.Open(ctx, b)
+	return countedFile{f, c}, err
+}
+
+type countedFile struct {
+	blobs.File
+	of *counted
+}
+
+func (f countedFile) ReadAt(p []byte, at int64) (int, error) {
+	f.of.bytes.Add(int64(len(p)))
+	return f.File.ReadAt(p, at)
+}
+
+// onDisk does something to a disk, one that is begun now or was before, with a
+// medium's bundle.
+func (w *work) onDisk(ctx context.Context, medium, disk string, do func(*install.Disk, install.Bundle) error) error {
 	raw, err := os.ReadFile(filepath.Join(medium, layout.Manifest))
 	if err != nil {
 		return err
@@ -149,13 +227,7 @@ func (w *work) install(ctx context.Context, medium, disk string) error {
 	if err != nil {
 		return errors.Join(err, done())
 	}
-	err = d.Fill(ctx, bootdisk.A, b, func(int64, int64) {})
-	if err == nil {
-		err = d.Startable(bootdisk.A, b.Manifest, boot.Cmdline{Consoles: []string{"tty0"}})
-	}
-	if err == nil {
-		err = d.Finish(bootdisk.A, b.Manifest)
-	}
+	err = do(d, b)
 	d.Unmount()
 	return errors.Join(err, done())
 }

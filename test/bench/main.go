@@ -44,6 +44,9 @@ func run(ctx context.Context) error {
 	medium := flag.String("medium", "", "what the step serves or installs")
 	disk := flag.String("disk", "", "what the step installs on")
 	flag.StringVar(&w.netboot, "netboot", "out/test/plain/example-amd64-netboot", "the bundle, built: what is installed")
+	flag.StringVar(&w.next, "next", "out/test/next/example-amd64-netboot", "the bundle with one package less, built: what a node is upgraded to")
+	// Small for a server: the peer that copies all of it takes longer in proportion.
+	flag.Int64Var(&w.gib, "disk-gib", 24, "size of the disk that nodes are put on, GiB; all of it has to be free here")
 	installer := flag.Bool("install", false, "only the installer")
 	full := flag.Bool("full", false, "also the cold build, which compiles Kubernetes: a quarter of an hour")
 	flag.Parse()
@@ -57,6 +60,8 @@ func run(ctx context.Context) error {
 		return serveMedium(ctx, *medium)
 	case "install":
 		return w.install(ctx, *medium, *disk)
+	case "upgrade":
+		return w.upgrade(ctx, *medium, *disk)
 	default:
 		return w.step(ctx, *step)
 	}
@@ -107,6 +112,7 @@ type usage struct {
 	Seconds float64 `json:"seconds"`
 	CPU     float64 `json:"cpuSeconds"` // of the process and its children
 	Peak    int64   `json:"peakBytes"`  // resident memory of the largest process
+	Moved   int64   `json:"movedBytes,omitempty"`
 }
 
 // side is one way to do a step.
@@ -116,6 +122,8 @@ type side struct {
 	argv []string
 	do   func(context.Context) (usage, error) // instead of argv
 	prep func() error                         // before each run, not measured
+	// moved counts the bytes that a run wrote or was sent, where they differ.
+	moved func() (int64, error)
 }
 
 // comparison is one step with both ways.
@@ -145,6 +153,11 @@ func (c *comparison) alternate(ctx context.Context, n int) error {
 			if err != nil {
 				return fmt.Errorf("%s: %s: %w", c.What, s.Name, err)
 			}
+			if s.moved != nil {
+				if u.Moved, err = s.moved(); err != nil {
+					return fmt.Errorf("%s: %s: %w", c.What, s.Name, err)
+				}
+			}
 			s.Runs = append(s.Runs, u)
 		}
 	}
@@ -160,7 +173,14 @@ func (c *comparison) alternate(ctx context.Context, n int) error {
 		if c.Bytes > 0 {
 			rate = fmt.Sprintf("%7.1f MB/s ", float64(c.Bytes)/1e6/m.Seconds)
 		}
-		fmt.Printf("  %-34s %s%7.2f s  %7.2f s of CPU  %6.0f MB  (median of %d)\n", s.Name, rate, m.Seconds, m.CPU, float64(m.Peak)/1e6, len(s.Runs))
+		moved := ""
+		if m.Moved > 0 {
+			moved = fmt.Sprintf(", moved %.1f MB", float64(m.Moved)/1e6)
+		}
+		fmt.Printf("  %-34s %s%7.2f s  %7.2f s of CPU  %6.0f MB  (median of %d)%s\n", s.Name, rate, m.Seconds, m.CPU, float64(m.Peak)/1e6, len(s.Runs), moved)
+	}
+	if a, b := median(c.Peer.Runs).Moved, median(c.Ours.Runs).Moved; a > 0 && b > 0 {
+		fmt.Printf("  %.1f times fewer bytes\n", float64(a)/float64(b))
 	}
 	return nil
 }

@@ -30,7 +30,8 @@ import (
 // work is what both sides of the measurements start from.
 type work struct {
 	file, lock, cache, dir string
-	netboot                string         // directory of the bundle, built
+	netboot, next          string         // directories of bundles, built
+	gib                    int64          // size of the disks that nodes are put on
 	match                  *regexp.Regexp // of the seed's servers
 }
 
