@@ -39,7 +39,7 @@ func recordUpgrade(t *testing.T) recording {
 		}
 	}
 	vm.Close() // SIGKILL: what the guest has not written is lost
-	copyOfDisk(t, filepath.Join(dir, "before.img"), node.Path)
+	copyFile(t, filepath.Join(dir, "before.img"), node.Path)
 
 	node.Log = filepath.Join(dir, "write.log")
 	m.Boot, m.CIDATA = qemu.Boot{}, nil
@@ -85,24 +85,6 @@ func requests(t *testing.T, log string) int {
 	}
 	t.Fatal(err)
 	return 0
-}
-
-// copyOfDisk copies what a sparse file holds.
-func copyOfDisk(t *testing.T, to, from string) {
-	t.Helper()
-	src, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer src.Close()
-	dst, err := os.Create(to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dst.Close()
-	if err := crash.Sparse(dst, src, crashDisk); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // upgradeEpochs are those of an upgrade, from when it was typed: all in which

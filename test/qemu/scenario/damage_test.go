@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 
 	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/test/crash"
 	"slipway.dev/slipway/test/qemu"
 	"slipway.dev/slipway/test/qemu/lan"
 )
@@ -72,6 +72,7 @@ func damaged(t *testing.T, role lock.Role) (image, name string) {
 	return image, blob.Name
 }
 
+// copyFile copies what a sparse file holds.
 func copyFile(t *testing.T, to, from string) {
 	t.Helper()
 	src, err := os.Open(from)
@@ -84,7 +85,11 @@ func copyFile(t *testing.T, to, from string) {
 		t.Fatal(err)
 	}
 	defer dst.Close()
-	if _, err := io.Copy(dst, src); err != nil {
+	fi, err := src.Stat()
+	if err == nil {
+		err = crash.Sparse(dst, src, fi.Size())
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }

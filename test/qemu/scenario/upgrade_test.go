@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"os"
@@ -186,7 +188,8 @@ func otherInit(t *testing.T, size int) []byte {
 	if err := w.WriteHeader(&cpio.Header{Name: "init", Mode: cpio.TypeSymlink | 0o777, Size: int64(len(to)), Linkname: to}); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Close(); err != nil {
+	_, err := io.WriteString(w, to)
+	if err := errors.Join(err, w.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -307,7 +310,11 @@ func (u *upgrading) test(t *testing.T) {
 			for _, b := range rel.manifest.Blobs {
 				total += b.Size
 			}
-			t.Logf("%.1f MB of %.1f MB moved", float64(rel.moved.Load())/1e6, float64(total)/1e6)
+			moved := rel.moved.Load()
+			t.Logf("%.1f MB of %.1f MB moved", float64(moved)/1e6, float64(total)/1e6)
+			if moved > total/20 {
+				t.Error("one package less, and more than a twentieth of the bundle moved")
+			}
 		}
 		u.runs(t, "example 2", "b")
 		if again := caOf(t, u.vm, u.l); again != u.ca {
