@@ -91,6 +91,10 @@ func (s *Switch) Subnet() netip.Prefix { return s.opts.Subnet }
 // Violations are the attempts of machines to leave the segment, oldest first.
 func (s *Switch) Violations() []Violation { return s.trip.list() }
 
+// ExpectName accepts DNS queries for a domain until end is called: where a test
+// takes something away from a machine that it then looks for.
+func (s *Switch) ExpectName(domain string) (end func()) { return s.trip.expect(domain) }
+
 // Port adds a socket for one virtual NIC. The name appears in violations and
 // records. The MAC is 52:54:00 followed by 77:00 and the port's number.
 func (s *Switch) Port(name string) (*Port, error) {

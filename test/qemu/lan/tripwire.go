@@ -35,19 +35,34 @@ func (v Violation) String() string {
 const violationLimit = 1000
 
 type tripwire struct {
-	allow   []netip.Prefix
-	domains []string // lower case, with a leading and a trailing dot
+	allow []netip.Prefix
 
-	mu    sync.Mutex
-	found []Violation
+	mu      sync.Mutex
+	domains []string // lower case, with a leading and a trailing dot
+	found   []Violation
 }
 
 func newTripwire(o Options) *tripwire {
 	t := &tripwire{allow: append([]netip.Prefix{o.Subnet}, o.Allow...)}
 	for _, d := range o.Domains {
-		t.domains = append(t.domains, "."+strings.Trim(strings.ToLower(d), ".")+".")
+		t.domains = append(t.domains, dotted(d))
 	}
 	return t
+}
+
+func dotted(domain string) string { return "." + strings.Trim(strings.ToLower(domain), ".") + "." }
+
+// expect accepts questions for a domain until end is called.
+func (t *tripwire) expect(domain string) (end func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d := dotted(domain)
+	t.domains = append(t.domains, d)
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.domains = slices.Delete(t.domains, slices.Index(t.domains, d), slices.Index(t.domains, d)+1)
+	}
 }
 
 func (t *tripwire) list() []Violation {
@@ -127,10 +142,11 @@ func (t *tripwire) nameAllowed(name string) bool {
 	if last := name[strings.LastIndexByte(strings.TrimSuffix(name, "."), '.')+1:]; last != "." && strings.Trim(last, "0123456789.") == "" {
 		return true
 	}
-	for _, d := range t.domains {
-		if strings.HasSuffix(name, d) {
-			return true
-		}
+	t.mu.Lock()
+	ours := slices.ContainsFunc(t.domains, func(d string) bool { return strings.HasSuffix(name, d) })
+	t.mu.Unlock()
+	if ours {
+		return true
 	}
 	a, ok := reverse(strings.TrimPrefix(name, "."))
 	return ok && t.inside(a)

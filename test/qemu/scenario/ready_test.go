@@ -62,7 +62,7 @@ func TestReady(t *testing.T) {
 			t.Errorf("another cluster: CA %.12s, before %.12s", again, ca)
 		}
 	})
-	u := &upgrading{l: l, vm: vm, store: newStore(t, seg), ca: ca}
+	u := &upgrading{l: l, vm: vm, seg: seg, store: newStore(t, seg), ca: ca}
 	t.Run("upgrade", u.test)
 	t.Run("from its own disk, upgraded", func(t *testing.T) {
 		vm.Close() // SIGKILL: a power cut

@@ -143,6 +143,7 @@ func newStore(t *testing.T, seg *lan.Switch) *store {
 type upgrading struct {
 	l     login
 	vm    *qemu.VM
+	seg   *lan.Switch
 	store *store
 	ca    string
 }
@@ -156,6 +157,7 @@ type rollback struct {
 	panics bool
 	code   string
 	slow   bool
+	asks   string // the domain that its node looks for
 }
 
 // rollbacks are the ways in which a bundle is none: the node ends with what it
@@ -171,7 +173,7 @@ func rollbacks() []rollback {
 		{name: "content is damaged", slow: true, code: "SW-DISK-DIGEST", then: "dd if=/dev/zero of=%s bs=4096 seek=1000 count=1 conv=notrunc,fsync", change: func(t *testing.T, r *release) {
 			r.replace(t, lock.RoleSystem, func(old []byte) []byte { return append(old, make([]byte, 4096)...) })
 		}},
-		{name: "never Ready", slow: true, code: "SW-UPGRADE-LATE", limit: "3m", change: func(_ *testing.T, r *release) {
+		{name: "never Ready", slow: true, asks: "registry.k8s.io", code: "SW-UPGRADE-LATE", limit: "3m", change: func(_ *testing.T, r *release) {
 			r.manifest.Kubernetes += "9" // no image has that version
 		}},
 	}
@@ -277,6 +279,9 @@ func (u *upgrading) test(t *testing.T) {
 				then = fmt.Sprintf(then, "/run/slipway/store/slots/b/"+medium.Path(sys))
 			}
 			u.vm.Console.Tolerate = func(handoff.Event) bool { return true }
+			if c.asks != "" {
+				defer u.seg.ExpectName(c.asks)()
+			}
 			u.run(t, u.store.url, c.limit, then)
 			if c.panics {
 				line, err := u.vm.WaitLine(limitOf(t), "Kernel panic - not syncing")
