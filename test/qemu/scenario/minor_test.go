@@ -46,7 +46,14 @@ func TestUpgradeMinor(t *testing.T) {
 	m := qemu.Machine{Memory: 4096, Boot: qemu.CD(filepath.Join(previous, built(t, previous).ISO.Path)), NICs: []*lan.Port{port}, CIDATA: l.installing("node-1", ""),
 		Disks: []qemu.Drive{{Path: filepath.Join(t.TempDir(), "node.img"), Size: nodeDisk, Serial: "NODE"}}}
 	vm := start(t, m)
-	u := &upgrading{l: l, vm: vm, seg: seg, store: newStore(t, seg), ca: l.reach(t, vm, "ready")}
+	ca := l.reach(t, vm, "ready")
+	vm.Close() // SIGKILL: a power cut
+	m.Boot, m.CIDATA = qemu.Boot{}, nil
+	vm = start(t, m)
+	if again := l.reach(t, vm, "ready"); again != ca {
+		t.Errorf("another cluster: CA %.12s, before %.12s", again, ca)
+	}
+	u := &upgrading{l: l, vm: vm, seg: seg, store: newStore(t, seg), ca: ca}
 	u.kubernetes(t, "v1.36.", func(n *node) {
 		if _, err := n.r.Must(n.ctx, "bash", "-c", "cat > /run/something.yaml <<'EOF'\n"+something+"EOF"); err != nil {
 			t.Fatal(err)
