@@ -295,7 +295,9 @@ func TestTripwire(t *testing.T) {
 func TestExpectName(t *testing.T) {
 	s := segment(t, lan.Options{})
 	a := plug(t, s, "a")
-	ask := func() { a.send(frame(broadcast, a.MAC, 0x0800, ipv4("10.77.0.1", 17, 40000, 53, query("a.example.org.", dnsmessage.TypeA)))) }
+	ask := func() {
+		a.send(frame(broadcast, a.MAC, 0x0800, ipv4("10.77.0.1", 17, 40000, 53, query("a.example.org.", dnsmessage.TypeA))))
+	}
 	until := func(frames int) {
 		for int(a.Counters().InFrames) < frames {
 			time.Sleep(time.Millisecond)
