@@ -33,6 +33,15 @@ func (w *work) measureInstall(ctx context.Context) ([]*comparison, error) {
 		fmt.Println("installing to a disk: not measured: block devices need root")
 		return nil, nil
 	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(w.dir, &st); err != nil {
+		return nil, fmt.Errorf("%s: %w", w.dir, err)
+	}
+	// The peer that copies all of a disk fills its file; the image is sparse.
+	if want, have := w.gib+3, int64(st.Bavail)*st.Bsize>>30; have < want {
+		fmt.Printf("installing to a disk: not measured: %s has %d GiB free, want %d; -disk-gib takes a smaller disk, -work another place\n", w.dir, have, want)
+		return nil, nil
+	}
 	disk, err := w.loop(ctx, "disk.img")
 	if err != nil {
 		return nil, err
@@ -49,7 +58,7 @@ func (w *work) measureInstall(ctx context.Context) ([]*comparison, error) {
 	installer := append(w.self("install"), "-medium", w.netboot, "-disk", disk.dev)
 	ours := side{Name: "slipway's installer", argv: installer, prep: disk.anew, moved: disk.used}
 	bmap := side{Name: "bmaptool copy", argv: []string{"bmaptool", "copy", image, disk.dev}, prep: disk.anew, moved: disk.used}
-	upgrade := side{Name: "slipway upgrade", argv: append(w.self("upgrade"), "-medium", w.next, "-disk", disk.dev), moved: w.asked,
+	upgrade := side{Name: "slipway upgrade (bytes sent to it)", argv: append(w.self("upgrade"), "-medium", w.next, "-disk", disk.dev), moved: w.asked,
 		prep: func() error {
 			if err := disk.anew(); err != nil {
 				return err

@@ -122,7 +122,7 @@ type side struct {
 	argv []string
 	do   func(context.Context) (usage, error) // instead of argv
 	prep func() error                         // before each run, not measured
-	// moved counts the bytes that a run wrote or was sent, where they differ.
+	// moved counts the bytes that a run wrote, or those it was sent where its name says so.
 	moved func() (int64, error)
 }
 
