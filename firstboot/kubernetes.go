@@ -139,7 +139,7 @@ func (n *Node) startCluster(ctx context.Context) ([]string, error) {
 }
 
 func (n *Node) runner() kubeadm.Runner {
-	return kubeadm.Runner{Exec: n.Children.Run, Log: n.log, Report: func(e handoff.Event) {
+	return kubeadm.Runner{Exec: n.Children.Run, Restart: n.Services.Restart, Log: n.log, Report: func(e handoff.Event) {
 		e.Phase = "kubernetes"
 		n.Report.Emit(e)
 	}}

@@ -8,6 +8,10 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/kubeadm/api"
+	"slipway.dev/slipway/firstboot/report"
 )
 
 const cpProgram = "/usr/bin/cp"
@@ -43,9 +47,8 @@ func (r Runner) Keep(ctx context.Context, dir, version string) error {
 			return err
 		}
 	}
-	made, err := os.ReadFile(r.at(doneMarker))
-	if err != nil || strings.TrimSpace(string(made)) == version {
-		return nil //nolint:nilerr // a worker
+	if made := r.made(doneMarker); made == "" || made == version { // a worker, or nothing else
+		return nil
 	}
 	manifests, err := filepath.Glob(r.at(manifestDir + "/*.yaml"))
 	for _, m := range manifests {
@@ -54,6 +57,52 @@ func (r Runner) Keep(ctx context.Context, dir, version string) error {
 		}
 	}
 	return err
+}
+
+// made is the version of Kubernetes that a marker was written with, "" without one.
+func (r Runner) made(marker string) string {
+	raw, err := os.ReadFile(r.at(marker))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(raw))
+}
+
+// follow gives a worker that has another version of Kubernetes than before the
+// kubelet configuration that the cluster has for it, as `kubeadm upgrade node`
+// does, and has kubelet start with it.
+func (r Runner) follow(ctx context.Context, n Node) error {
+	was := r.made(joinedMarker)
+	if was == n.KubernetesVersion {
+		return nil
+	}
+	const step = "kubelet-config"
+	r.Report(handoff.Event{Step: step, State: handoff.Started, Text: fmt.Sprintf("kubelet was %s: the cluster's configuration for %s", was, n.KubernetesVersion)})
+	s := r.session(n)
+	s.own = true
+	err := s.until(ctx, step, func(c *api.Client) (string, error) { _, err := c.Version(ctx); return "", err })
+	if err == nil {
+		n, err = r.patched(n)
+	}
+	if err == nil {
+		argv := []string{kubeadmProgram, "upgrade", "node", "phase", "kubelet-config"}
+		if n.Patches != "" {
+			argv = append(argv, "--patches", n.Patches)
+		}
+		err = r.Exec.run(ctx, r.Log, nil, argv...)
+	}
+	if err == nil {
+		err = r.Restart("kubelet")
+	}
+	if err == nil {
+		err = r.write(joinedMarker, 0o644, []byte(n.KubernetesVersion+"\n"))
+	}
+	if err != nil {
+		r.Report(handoff.Event{Step: step, State: handoff.Failed, Text: err.Error()})
+		return report.Fail("SW-KUBEADM-KUBELET-CONFIG", "The lines above are kubeadm's; the node tries again.", err)
+	}
+	r.Report(handoff.Event{Step: step, State: handoff.Done})
+	return nil
 }
 
 // GoBack puts back what Keep has kept, before kubelet has started. It may be

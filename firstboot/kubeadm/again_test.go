@@ -2,11 +2,16 @@ package kubeadm
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"slipway.dev/slipway/firstboot/report"
 )
 
 // copying runs cp itself, which takes no root of its own, and fails at the nth.
@@ -89,6 +94,70 @@ func TestGoBack(t *testing.T) {
 				t.Errorf("admin.conf: %v, %v", info, err)
 			}
 		})
+	}
+}
+
+// TestFollow: a worker of another version takes the cluster's configuration for
+// its kubelet, once, and its own over it.
+func TestFollow(t *testing.T) {
+	b := newBranch(t)
+	b.api.TLS.ClientAuth = tls.RequestClientCert
+	n := single()
+	n.Overrides = map[string]map[string]any{"KubeletConfiguration": {"maxPods": 50}}
+	if err := b.runner().Join(t.Context(), n, b.means()); err != nil {
+		t.Fatal(err)
+	}
+	b.gone(patchesDir + "/kubeletconfiguration0+merge.yaml") // /run is another after a restart
+	n.KubernetesVersion = "v1.38.2"
+	ran := func(r Runner) (string, error) {
+		b.ran = nil
+		err := r.Join(t.Context(), n, b.means())
+		return strings.ReplaceAll(fmt.Sprint(b.ran[1:]), b.root, "ROOT"), err
+	}
+	const phase = kubeadmProgram + " upgrade node phase kubelet-config --patches ROOT" + patchesDir
+	broken := b.runner()
+	broken.Exec = func(ctx context.Context, cmd *exec.Cmd, line func(string)) error {
+		if err := b.exec(ctx, cmd, line); cmd.Path == nftProgram {
+			return err
+		}
+		return errors.New("exit status 1")
+	}
+	for _, c := range []struct {
+		name string
+		r    Runner
+		want string
+		code string
+	}{
+		{"kubeadm fails", broken, "[[" + phase + "]]", "SW-KUBEADM-KUBELET-CONFIG"},
+		{"the other version", b.runner(), "[[" + phase + "] [restart kubelet]]", ""},
+		{"once more", b.runner(), "[]", ""},
+	} {
+		got, err := ran(c.r)
+		if f, _ := errors.AsType[*report.Failure](err); got != c.want || c.code == "" && err != nil || c.code != "" && (f == nil || f.Code != c.code) {
+			t.Errorf("%s: ran %s, %v", c.name, got, err)
+		}
+	}
+	if b.read(patchesDir+"/kubeletconfiguration0+merge.yaml") != "maxPods: 50\n" || b.read(joinedMarker) != "v1.38.2\n" {
+		t.Errorf("marker %q", b.read(joinedMarker))
+	}
+}
+
+// TestPlaneFollows: kubelet runs already when kubeadm writes its configuration anew.
+func TestPlaneFollows(t *testing.T) {
+	for was, want := range map[string]bool{"v1.36.3": true, "v1.37.1": false} {
+		s := newSite(t)
+		for f, content := range map[string]string{etcdData + "/wal": "x", doneMarker: was, adminConf: s.kubeconfig()} {
+			s.put(f, content)
+		}
+		n := single()
+		n.Again = true
+		if err := s.runner().Init(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		last := strings.Join(s.ran[len(s.ran)-1], " ")
+		if got := last == "restart kubelet"; got != want {
+			t.Errorf("after %s: ran %q", was, s.ran)
+		}
 	}
 }
 

@@ -22,7 +22,9 @@ type Runner struct {
 	Exec   Exec
 	Log    *slog.Logger
 	Report func(handoff.Event)
-	Root   string // prefix of every path, "" on a machine
+	// Restart has a service of the supervisor start again.
+	Restart func(name string) error
+	Root    string // prefix of every path, "" on a machine
 	// Patience is how long Init waits for the API server and for Ready, each; 0 is 15 minutes.
 	Patience time.Duration
 
@@ -137,6 +139,11 @@ func (r Runner) kubeadm(ctx context.Context, n Node, state progress) error {
 	if !applying { // a kubeadm without that phase
 		if err := r.network(ctx, n); err != nil {
 			return err
+		}
+	}
+	if was := r.made(doneMarker); was != "" && was != n.KubernetesVersion { // kubelet runs with what that had written for it
+		if err := r.Restart("kubelet"); err != nil {
+			return report.Fail("SW-KUBEADM-KUBELET-CONFIG", "The node tries again.", err)
 		}
 	}
 	return report.Fail("SW-KUBEADM-MARK", "", r.write(doneMarker, 0o644, []byte(n.KubernetesVersion+"\n")))

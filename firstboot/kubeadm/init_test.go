@@ -170,7 +170,8 @@ const readyPods = `{"items":[
 {"metadata":{"name":"coredns-x","namespace":"kube-system","labels":{"k8s-app":"kube-dns"}},"spec":{"nodeName":"node-1"},"status":{"conditions":[{"type":"Ready","status":"True"}]}}]}`
 
 func (s *site) runner() Runner {
-	return Runner{Exec: s.exec, Log: slog.New(slog.DiscardHandler), Root: s.root, Patience: 20 * time.Second, server: s.api.URL,
+	restart := func(name string) error { s.ran = append(s.ran, []string{"restart", name}); return nil }
+	return Runner{Exec: s.exec, Restart: restart, Log: slog.New(slog.DiscardHandler), Root: s.root, Patience: 20 * time.Second, server: s.api.URL,
 		Report: func(e handoff.Event) { s.mu.Lock(); s.events = append(s.events, e); s.mu.Unlock() }}
 }
 

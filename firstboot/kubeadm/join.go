@@ -62,7 +62,9 @@ func (r Runner) Join(ctx context.Context, n Node, m Means) error {
 		err = r.renewClient(ctx, n, m)
 	case done:
 		r.Report(handoff.Event{Step: "join", State: handoff.Skipped, Text: "this node has joined its cluster before"})
-		err = r.renewClient(ctx, n, m)
+		if err = r.renewClient(ctx, n, m); err == nil {
+			err = r.follow(ctx, n)
+		}
 	}
 	if err != nil {
 		return err
@@ -169,16 +171,9 @@ func (r Runner) unknown(ctx context.Context, n Node, c *api.Client) error {
 
 // joinFiles writes what kubeadm reads.
 func (r Runner) joinFiles(n Node, j handoff.Join) error {
-	if n.Patches == "" && len(n.Overrides["KubeletConfiguration"]) > 0 {
-		// kubelet's configuration is the cluster's; what this node has of its own is laid over it.
-		b, err := yaml.Marshal(n.Overrides["KubeletConfiguration"])
-		if err != nil {
-			return err
-		}
-		n.Patches = r.at(patchesDir)
-		if err := r.write(patchesDir+"/kubeletconfiguration0+merge.yaml", 0o600, b); err != nil {
-			return err
-		}
+	n, err := r.patched(n)
+	if err != nil {
+		return err
 	}
 	doc, err := n.render(joinDocument(n, r.at(discoveryConf)))
 	if err != nil {
@@ -189,6 +184,20 @@ func (r Runner) joinFiles(n Node, j handoff.Join) error {
 		return err
 	}
 	return errors.Join(r.write(joinConfig, 0o600, doc), r.write(discoveryConf, 0o600, discovery))
+}
+
+// patched is n with the directory of kubeadm's patches: kubelet's configuration is
+// the cluster's, and what this node has of its own is laid over it.
+func (r Runner) patched(n Node) (Node, error) {
+	if n.Patches != "" || len(n.Overrides["KubeletConfiguration"]) == 0 {
+		return n, nil
+	}
+	b, err := yaml.Marshal(n.Overrides["KubeletConfiguration"])
+	if err != nil {
+		return n, err
+	}
+	n.Patches = r.at(patchesDir)
+	return n, r.write(patchesDir+"/kubeletconfiguration0+merge.yaml", 0o600, b)
 }
 
 type joinConfiguration struct {

@@ -110,6 +110,8 @@ func (b *branch) serve(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/api/v1/nodes/node-1" && token:
 		b.known--
 		fmt.Fprintf(w, `{"status":{"conditions":[{"type":"Ready","status":"%v"}]}}`, map[bool]string{true: "True", false: "Unknown"}[b.known >= 0])
+	case r.URL.Path == "/version":
+		fmt.Fprint(w, `{"gitVersion":"v1.38.2"}`)
 	case r.URL.Path == "/api/v1/pods" && r.URL.Query().Get("fieldSelector") != "spec.nodeName=node-1":
 		http.Error(w, `{"message":"can only list pods with spec.nodeName field selector"}`, http.StatusForbidden)
 	case r.URL.Path == "/api/v1/nodes/node-1", r.URL.Path == "/api/v1/pods":
@@ -146,10 +148,10 @@ func (b *branch) answerRequest(w http.ResponseWriter) {
 	_, _ = w.Write(raw)
 }
 
-// exec replays kubeadm join, which leaves kubelet's files.
+// exec replays kubeadm: join leaves kubelet's files.
 func (b *branch) exec(_ context.Context, cmd *exec.Cmd, line func(string)) error {
 	b.ran = append(b.ran, cmd.Args)
-	if cmd.Path == nftProgram {
+	if cmd.Path == nftProgram || cmd.Args[1] == "upgrade" {
 		return nil
 	}
 	for _, f := range []string{joinConfig, discoveryConf, kubeletKubeconfig, kubeletClient} {

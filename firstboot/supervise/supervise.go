@@ -47,6 +47,7 @@ type running struct {
 	mu     sync.Mutex
 	proc   *os.Process
 	starts int
+	asked  bool // to start again
 }
 
 // Status is a service's state at one moment.
@@ -118,13 +119,18 @@ func (s *Supervisor) Services() []Status {
 	return out
 }
 
-// Restart ends a service's process; it is started again.
+// Restart has a service that runs start again, at once, which is no failure.
 func (s *Supervisor) Restart(name string) error {
 	r := s.find(name)
 	if r == nil {
 		return fmt.Errorf("service %q: not known", name)
 	}
-	r.signal(syscall.SIGTERM)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.proc != nil {
+		r.asked = true
+		return r.proc.Signal(syscall.SIGTERM)
+	}
 	return nil
 }
 
@@ -179,6 +185,15 @@ func (r *running) signal(sig syscall.Signal) {
 	}
 }
 
+// wasAsked says, once, that the end that came was wanted.
+func (r *running) wasAsked() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	asked := r.asked
+	r.asked = false
+	return asked
+}
+
 // loop runs one service for its whole life.
 func (s *Supervisor) loop(ctx context.Context, r *running) {
 	defer close(r.done)
@@ -189,6 +204,11 @@ func (s *Supervisor) loop(ctx context.Context, r *running) {
 		err := s.guarded(ctx, r)
 		if ctx.Err() != nil {
 			return
+		}
+		if r.wasAsked() {
+			row = 0
+			s.report(handoff.Event{Step: r.Name, State: handoff.Running, Text: r.Name + " starts again, as it was asked to"})
+			continue
 		}
 		if time.Since(began) > steady {
 			row = 0

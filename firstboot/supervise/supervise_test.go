@@ -97,6 +97,31 @@ func TestServiceThatEndsIsStartedAgain(t *testing.T) {
 	}
 }
 
+// TestRestart: what was asked for is no failure, and waits for nothing.
+func TestRestart(t *testing.T) {
+	s, ev, _ := supervisor(t)
+	if err := s.Add(t.Context(), Service{Name: "sleep", Argv: []string{"/bin/sleep", "1000"}}); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= 3; n++ {
+		ev.until(t, handoff.Started, n)
+		if err := s.Restart("sleep"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ev.until(t, handoff.Started, 4)
+	ev.mu.Lock()
+	defer ev.mu.Unlock()
+	for _, e := range ev.all {
+		if e.State == handoff.Failed {
+			t.Errorf("%+v", e)
+		}
+	}
+	if err := s.Restart("other"); err == nil {
+		t.Error("an unknown service starts again")
+	}
+}
+
 func TestReadyWhenAndStop(t *testing.T) {
 	s, ev, dir := supervisor(t)
 	gate, ready := filepath.Join(dir, "gate"), make(chan struct{})
