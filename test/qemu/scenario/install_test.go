@@ -1,10 +1,16 @@
 package scenario
 
 import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/test/qemu"
@@ -103,7 +109,82 @@ func TestInstall(t *testing.T) {
 			if e.Data["progress"] != "installed" || strings.Contains(string(vm.Console.Bytes()), `"step":"write"`) {
 				t.Errorf("with the ISO in the machine: %s, %v", e.Text, e.Data)
 			}
+			l.resets(t, vm)
 		})
+	}
+}
+
+// resets takes a node off its machine: refused without all of the words, then
+// the machine powers off, and what was secret is not on its disk any more.
+func (l login) resets(t *testing.T, vm *qemu.VM) {
+	t.Helper()
+	ctx := limit(t, 40*time.Minute)
+	if _, err := vm.Wait(ctx, done("services")); err != nil {
+		t.Fatal(err)
+	}
+	r, err := vm.SSH(ctx, qemu.SSHOptions{Signer: l.signer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	secret, err := r.Must(ctx, "sed", "-n", "2p", "/etc/kubernetes/pki/ca.key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret = strings.TrimSpace(secret)
+	if len(secret) != 64 || !holds(t, vm.Machine.Disks[0].Path, secret) {
+		t.Fatalf("the disk should have the line %q of the CA's key", secret)
+	}
+	said, err := r.Must(ctx, "slipway", "reset", "--yes")
+	if err == nil || !strings.Contains(err.Error(), "SW-RESET-CONSENT") {
+		t.Fatalf("one yes should not do for the only control plane: %v\n%s", err, said)
+	}
+	t.Logf("slipway reset --yes:\n%s%v", said, err)
+	vm.Console.Tolerate = func(e handoff.Event) bool { return e.Phase == "services" || e.Phase == "kubernetes" } // which end
+	said, err = r.Must(ctx, "slipway", "reset", "--yes", "--yes-lose-the-cluster")
+	t.Logf("slipway reset --yes --yes-lose-the-cluster:\n%s%v", said, err) // it may lose its connection
+	if _, err := vm.Wait(ctx, done("reset")); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.WaitExit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s", table(vm.Console.Events()))
+	if holds(t, vm.Machine.Disks[0].Path, secret) {
+		t.Error("the CA's key is still on the disk")
+	}
+}
+
+// holds looks for a text in all of a disk that is not a hole.
+func holds(t *testing.T, disk, text string) bool {
+	t.Helper()
+	f, err := os.Open(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const piece = 4 << 20
+	buf := make([]byte, len(text)+piece)
+	for end := int64(0); ; {
+		at, err := f.Seek(end, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return false
+		}
+		if err == nil {
+			end, err = f.Seek(at, unix.SEEK_HOLE)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for ; at < end; at += piece { // a text may go on into the next piece
+			n, err := f.ReadAt(buf, at)
+			if err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+			if bytes.Contains(buf[:n], []byte(text)) {
+				return true
+			}
+		}
 	}
 }
 
