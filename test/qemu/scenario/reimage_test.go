@@ -1,10 +1,12 @@
 package scenario
 
 import (
+	"context"
 	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/pxe/seed"
@@ -53,21 +55,7 @@ spec:
 // at the seed: it comes back under its name, and a pod finds its data again.
 func (s *station) reimages(t *testing.T, l login, plane, worker *qemu.VM) {
 	ctx := limitOf(t)
-	all, err := s.machines(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var at netip.Addr
-	for _, m := range all {
-		if m.Name == "control-plane-1" {
-			at = m.Address
-		}
-	}
-	host := qemutest.Host(t, s.seg, "laptop", netip.MustParseAddr("10.77.0.2"))
-	r, err := plane.SSH(ctx, qemu.SSHOptions{Signer: l.signer, Host: host, Addr: at})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := s.ssh(ctx, l, plane, "control-plane-1")
 	defer r.Close()
 	n := &node{t: t, ctx: ctx, vm: plane, r: r}
 	if _, err := r.Must(ctx, "bash", "-c", "cat > /run/keeper.yaml <<'EOF'\n"+keeper+"EOF"); err != nil {
@@ -109,6 +97,30 @@ func (s *station) reimages(t *testing.T, l login, plane, worker *qemu.VM) {
 	}
 }
 
+// ssh logs in at a node of the seed's.
+func (s *station) ssh(ctx context.Context, l login, vm *qemu.VM, name string) *qemu.Remote {
+	s.t.Helper()
+	all, err := s.machines(ctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if s.laptop == nil {
+		s.laptop = qemutest.Host(s.t, s.seg, "laptop", netip.MustParseAddr("10.77.0.2"))
+	}
+	for _, m := range all {
+		if m.Name != name {
+			continue
+		}
+		r, err := vm.SSH(ctx, qemu.SSHOptions{Signer: l.signer, Host: s.laptop, Addr: m.Address})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return r
+	}
+	s.t.Fatalf("no node %s", name)
+	return nil
+}
+
 // nodeDisks are a disk for the node and one for data.
 func nodeDisks(t *testing.T, name string) []qemu.Drive {
 	dir := t.TempDir()
@@ -116,8 +128,9 @@ func nodeDisks(t *testing.T, name string) []qemu.Drive {
 }
 
 // upgrades starts the seed again with the next bundle's medium and upgrades both
-// nodes from there, the control plane first.
-func (s *station) upgrades(t *testing.T, nodes ...*qemu.VM) {
+// nodes from there, the control plane first. The worker takes itself for one of
+// another Kubernetes, with a kubelet configuration that the cluster has no more.
+func (s *station) upgrades(t *testing.T, l login, plane, worker *qemu.VM) {
 	if !*all {
 		t.Skip("skipped: TestReady upgrades a node, and test/orders carries the order; make test-all upgrades both nodes from the seed")
 	}
@@ -126,7 +139,13 @@ func (s *station) upgrades(t *testing.T, nodes ...*qemu.VM) {
 	dir := filepath.Join(*out, "next")
 	s.args[len(s.args)-1] = filepath.Join(dir, built(t, dir).ISO.Path)
 	s.comesBack(ctx)
-	for _, vm := range nodes {
+	r := s.ssh(ctx, l, worker, "worker-1")
+	_, err := r.Must(ctx, "sh", "-c", "echo v1.36.9 > /var/lib/slipway/kubeadm-join; echo maxPods: 99 >> /var/lib/kubelet/config.yaml; sync")
+	r.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, vm := range []*qemu.VM{plane, worker} {
 		vm.Console.Forget()
 		vm.Console.Tolerate = func(e handoff.Event) bool { return e.Phase == "services" }
 	}
@@ -146,6 +165,17 @@ func (s *station) upgrades(t *testing.T, nodes ...*qemu.VM) {
 	for _, m := range all {
 		if m.Bundle != "example 2" {
 			t.Errorf("%s runs %q, want example 2", m.Name, m.Bundle)
+		}
+	}
+	if _, err := worker.Wait(ctx, step("kubernetes", "kubelet-config", handoff.Done)); err != nil {
+		t.Error(err)
+	}
+	r = s.ssh(ctx, l, plane, "control-plane-1")
+	defer r.Close()
+	n := &node{t: t, ctx: ctx, vm: plane, r: r}
+	for pods := ""; pods != "110"; time.Sleep(time.Second) { // what kubelet says of itself, every ten seconds
+		if pods = n.kubectl(t, "get", "node", "worker-1", "-o", "jsonpath={.status.capacity.pods}"); ctx.Err() != nil {
+			t.Fatalf("worker-1 has room for %s pods, want the cluster's 110", pods)
 		}
 	}
 	if said, err = s.run(ctx, "upgrade", "--yes"); err != nil || !strings.Contains(said, "example 2") {

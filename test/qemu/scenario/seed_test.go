@@ -32,6 +32,7 @@ type station struct {
 	args    []string
 	seg     *lan.Switch
 	ns      *lan.Namespace
+	laptop  *lan.Host // beside the seed, for ssh; nil until it is wanted
 	cmd     *exec.Cmd
 	ends    bool // with the test
 	out     *lockedBuffer
@@ -260,7 +261,7 @@ func TestSeed(t *testing.T) {
 	}
 	t.Logf("slipway nodes:\n%s", table)
 	t.Run("reimage", func(t *testing.T) { s.reimages(t, l, first, second) })
-	t.Run("upgrade", func(t *testing.T) { s.upgrades(t, first, second) })
+	t.Run("upgrade", func(t *testing.T) { s.upgrades(t, l, first, second) })
 	s.goesOnWithout(ctx, first, second)
 }
 
