@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -127,9 +128,12 @@ func (s *Supervisor) Restart(name string) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.proc != nil {
-		r.asked = true
-		return r.proc.Signal(syscall.SIGTERM)
+	if r.proc == nil {
+		return nil // its next start is what is wanted
+	}
+	r.asked = true
+	if err := r.proc.Signal(syscall.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
+		return err
 	}
 	return nil
 }
