@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,12 +50,33 @@ func (n *Node) newSeed(base string) *blobs.Seed { return n.seedFor("medium", bas
 
 // seedFor is a source whose waiting is told in a phase.
 func (n *Node) seedFor(phase, base string) *blobs.Seed {
-	var told atomic.Int64 // seconds
+	var w outage
 	return blobs.NewSeed(base, func(cause error) {
-		if now, last := time.Now().Unix(), told.Load(); now-last > 5 && told.CompareAndSwap(last, now) {
-			n.Report.Emit(handoff.Event{Phase: phase, Step: "wait", State: handoff.Running, Text: "waiting for the seed: " + cause.Error()})
+		if w.worthALine(time.Now()) {
+			n.Report.Emit(handoff.Event{Phase: phase, Step: "wait", State: handoff.Running, Text: "waiting for the seed: " + cause.Error(),
+				Code: enrol.CodeAway, Hint: enrol.HintAway})
 		}
 	})
+}
+
+// outage is what was said of a seed that does not answer.
+type outage struct {
+	mu          sync.Mutex
+	heard, told time.Time
+}
+
+// worthALine says whether a request that failed is told: the first after some that
+// did not, and one a minute.
+func (o *outage) worthALine(now time.Time) bool {
+	const quiet, again = 45 * time.Second, time.Minute // a request may take 30 s to fail
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	tell := now.Sub(o.heard) > quiet || now.Sub(o.told) >= again
+	o.heard = now
+	if tell {
+		o.told = now
+	}
+	return tell
 }
 
 // manifestFrom reads the manifest that a seed serves, and verifies it.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
@@ -85,5 +86,30 @@ func TestEventsOfTheBootAreKeptForTheSeed(t *testing.T) {
 	n.Report.Emit(handoff.Event{Phase: "config", State: handoff.Done})
 	if len(got) != 1 || got[0].Seq != 2 || got[0].Phase != "medium" {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestOutageIsALineAMinute: a node may wait for hours, and retries every few seconds.
+func TestOutageIsALineAMinute(t *testing.T) {
+	var o outage
+	at, lines := time.Now(), 0
+	ask := func(seconds ...int) {
+		for _, s := range seconds {
+			at = at.Add(time.Duration(s) * time.Second)
+			if o.worthALine(at) {
+				lines++
+			}
+		}
+	}
+	ask(0, 1, 2, 4, 8, 10, 10, 10, 10) // 55 s
+	if lines != 1 {
+		t.Errorf("%d lines in the first minute, want 1", lines)
+	}
+	ask(10, 10, 10)
+	if lines != 2 {
+		t.Errorf("%d lines in 85 s, want 2", lines)
+	}
+	if ask(50); lines != 3 {
+		t.Errorf("another outage was not told")
 	}
 }

@@ -203,6 +203,12 @@ func (c *Client) ask(ctx context.Context, method, path string, body any, standin
 	}
 }
 
+// What is said while the seed does not answer.
+const (
+	CodeAway = "SW-SEED-AWAY"
+	HintAway = "look at the seed: it has to run and to be reached from here; the node goes on by itself, where it was"
+)
+
 // away reports that the seed went, stays away or came back.
 func (c *Client) away(err error) {
 	c.mu.Lock()
@@ -218,7 +224,7 @@ func (c *Client) away(err error) {
 	c.mu.Unlock()
 	switch {
 	case text != "" && text != was:
-		c.tell(handoff.Event{Step: "seed", State: handoff.Running, Text: fmt.Sprintf("waiting for the seed at %s: %s", c.base, text)})
+		c.tell(handoff.Event{Step: "seed", State: handoff.Running, Text: fmt.Sprintf("waiting for the seed at %s: %s", c.base, text), Code: CodeAway, Hint: HintAway})
 	case text == "" && was != "":
 		c.tell(handoff.Event{Step: "seed", State: handoff.Done, Text: fmt.Sprintf("the seed answers again after %.0f s", time.Since(since).Seconds())})
 	}

@@ -157,7 +157,7 @@ func Text(e handoff.Event) string {
 	if c := code(e); c != "" {
 		b.WriteString("\r\n           " + strings.Join(letters(c), "\r\n           ") + "\r\n\r\n")
 	}
-	if e.State != handoff.Failed {
+	if e.State != handoff.Failed && e.Code == "" {
 		return b.String()
 	}
 	if e.Code != "" {

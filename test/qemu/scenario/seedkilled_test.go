@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/firstboot/enrol"
 	"slipway.dev/slipway/images/bootdisk"
 	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/test/crash"
@@ -108,12 +109,16 @@ func TestSeedKilled(t *testing.T) {
 		NICs: []*lan.Port{qemutest.Port(t, seg, "blank")}, Disks: []qemu.Drive{disk}, Tolerate: func(handoff.Event) bool { return true }})
 	ctx := limit(t, 40*time.Minute)
 	s.heard(ctx, "DISCOVER")
+	long := false
 	for i, o := range outages(number) {
 		if reached := s.nearly(ctx, vm, o.at); reached >= 1 {
 			t.Errorf("the install ended before death %d", i+1)
 			break
 		}
 		s.kill()
+		if p := progress(vm.Console.Events()); p >= isLet && p < isWritten && o.away > 30*time.Second {
+			long = true // so that the machine ran out of what it had asked for
+		}
 		t.Logf("death %d: the machine is at %.2f, the seed is away for %.1f s", i+1, progress(vm.Console.Events()), o.away.Seconds())
 		time.Sleep(o.away) // the outage itself
 		s.start()
@@ -122,11 +127,17 @@ func TestSeedKilled(t *testing.T) {
 	time.Sleep(5 * time.Second) // an installed node goes on for a while
 	named := map[string]int{}
 	for _, e := range vm.Console.Events() {
-		if e.State == handoff.Failed {
+		if e.Code != "" {
 			named[e.Code]++
 		}
+		if e.Code == enrol.CodeAway {
+			t.Logf("%.0f s: %s (%s)\n  next: %s", e.Uptime, e.Text, e.Code, e.Hint)
+		}
 	}
-	t.Logf("failures by code on the way: %v\n%s", named, table(vm.Console.Events()))
+	t.Logf("codes on the way: %v\n%s", named, table(vm.Console.Events()))
+	if long && named[enrol.CodeAway] == 0 {
+		t.Error("the machine did not say that the seed was away")
+	}
 	for _, code := range []string{"SW-STORE-DIGEST", "SW-INSTALL-VERIFY", "SW-DISK-DIGEST", "SW-MEDIUM-SIGNATURE"} {
 		if named[code] > 0 {
 			t.Errorf("%d times %s: a seed that dies gives no wrong content", named[code], code)
