@@ -65,3 +65,17 @@ func TestError(t *testing.T) {
 		t.Error("no error became one")
 	}
 }
+
+// TestTextOfWaiting: what is waited for has its code and next step on the console
+// too, as a failure has; what only goes on has neither.
+func TestTextOfWaiting(t *testing.T) {
+	e := handoff.Event{Uptime: 12, Phase: "install", Step: "wait", State: handoff.Running, Text: "waiting for the seed", Code: "SW-SEED-AWAY", Hint: "look at the seed"}
+	want := "[   12.00] ..   install/wait waiting for the seed\r\n           code: SW-SEED-AWAY\r\n           next: look at the seed\r\n"
+	if got := Text(e); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	e.Code = ""
+	if got := Text(e); strings.Contains(got, "next") {
+		t.Errorf("got %q", got)
+	}
+}
