@@ -39,7 +39,7 @@ func pty(t *testing.T) (master *os.File, path string) {
 // until reads the master until text has come.
 func until(t *testing.T, m *os.File, text string) string {
 	t.Helper()
-	if err := m.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := m.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	var all strings.Builder

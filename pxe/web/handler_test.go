@@ -69,7 +69,7 @@ func (s *served) next(t testing.TB) Event {
 	select {
 	case e := <-s.events:
 		return e
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no event")
 		return Event{}
 	}
@@ -82,7 +82,7 @@ func (s *served) dial(t testing.TB) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second)) // ends a hung test
+	c.SetDeadline(time.Now().Add(time.Minute)) // ends a hung test
 	return c
 }
 

@@ -64,24 +64,40 @@ func TestSlowClientsAreClosed(t *testing.T) {
 // A client that stops reading is cut off; one that reads slowly is not.
 func TestStalledReader(t *testing.T) {
 	big := content(16 << 20)
-	s := start(t, &Handler{Files: lookup(map[string][]byte{"f": big}), Stall: 200 * time.Millisecond}, Limits{})
-	conn := s.dial(t)
-	io.WriteString(conn, "GET /f HTTP/1.1\r\nHost: seed\r\n\r\n")
-	if e := s.next(t); !errors.Is(e.Err, os.ErrDeadlineExceeded) || e.Bytes >= int64(len(big)) {
-		t.Errorf("event %+v", e)
-	}
-	slow := s.dial(t)
-	io.WriteString(slow, "GET /f HTTP/1.1\r\nHost: seed\r\nConnection: close\r\n\r\n")
-	got := 0
-	for b := make([]byte, 1<<20); ; time.Sleep(40 * time.Millisecond) {
-		n, err := io.ReadFull(slow, b)
-		if got += n; err != nil {
-			break
+	stalls(t, int64(len(big)), func(stall time.Duration) *Handler {
+		return &Handler{Files: lookup(map[string][]byte{"f": big}), Stall: stall}
+	})
+}
+
+// stalls asks for /f, of size bytes, without reading it, and then too slowly for
+// anybody who wants all of it within one stall.
+func stalls(t *testing.T, size int64, h func(stall time.Duration) *Handler) {
+	t.Run("stops", func(t *testing.T) {
+		t.Parallel()
+		s := start(t, h(200*time.Millisecond), Limits{})
+		io.WriteString(s.dial(t), "GET /f HTTP/1.1\r\nHost: seed\r\n\r\n")
+		if e := s.next(t); !errors.Is(e.Err, os.ErrDeadlineExceeded) || e.Bytes >= size {
+			t.Errorf("event %+v", e)
 		}
-	}
-	if e := s.next(t); e.Err != nil || e.Bytes != int64(len(big)) || got < len(big) {
-		t.Errorf("%d bytes, event %+v", got, e)
-	}
+	})
+	t.Run("reads slowly", func(t *testing.T) {
+		t.Parallel()
+		const stall = 6 * time.Second // of which a busy machine may take five
+		s := start(t, h(stall), Limits{})
+		slow := s.dial(t)
+		slow.SetDeadline(time.Now().Add(5 * time.Minute))
+		io.WriteString(slow, "GET /f HTTP/1.1\r\nHost: seed\r\nConnection: close\r\n\r\n")
+		var got int64
+		for b := make([]byte, size/16); ; time.Sleep(stall / 8) {
+			n, err := io.ReadFull(slow, b)
+			if got += int64(n); err != nil {
+				break
+			}
+		}
+		if e := s.next(t); e.Err != nil || e.Bytes != size || got < size {
+			t.Errorf("%d bytes, event %+v", got, e)
+		}
+	})
 }
 
 func TestConnectionLimits(t *testing.T) {

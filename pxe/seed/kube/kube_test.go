@@ -43,7 +43,7 @@ func (n *news) tell(node string, ready bool, text string) {
 
 func (n *news) wait(t *testing.T, want string) {
 	t.Helper()
-	limit := time.After(30 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		n.mu.Lock()
 		text, changed := strings.Join(n.all, "\n"), n.changed

@@ -171,7 +171,7 @@ func (l *lab) get(name string, abort bool) {
 		l.t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	to, _ := net.ResolveUDPAddr("udp4", l.tftp)
 	before := len(l.Timeline(labMAC))
 	c.WriteTo([]byte("\x00\x01"+name+"\x00octet\x00"), to)

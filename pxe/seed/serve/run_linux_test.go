@@ -83,7 +83,7 @@ func TestRun(t *testing.T) {
 			{"nobody leases", "", "proxy", "SW-SEED-NO-DHCP"},
 		} {
 			s, socket := made(c.spec)
-			ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 			go func() {
 				for ctx.Err() == nil {
 					if conn, err := net.Dial("unix", socket); err == nil {

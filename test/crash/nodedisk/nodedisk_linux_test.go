@@ -78,7 +78,7 @@ func (h *host) release() {
 		}
 		// A device that somebody else still has open is let go of later.
 		held := filepath.Join("/sys/block", filepath.Base(h.all[i]), "loop/backing_file")
-		for range 200 {
+		for range 2400 {
 			if _, err := os.Stat(held); err != nil {
 				break
 			}

@@ -75,7 +75,7 @@ func (c cable) send(frame []byte) {
 
 func (c cable) receive() []byte {
 	c.t.Helper()
-	c.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	c.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	var head [4]byte
 	if _, err := io.ReadFull(c.conn, head[:]); err != nil {
 		c.t.Fatalf("port %q: %v", c.Name, err)
@@ -462,7 +462,7 @@ func exchange(t *testing.T, c net.PacketConn, m *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
 		t.Fatal(err)
 	}
 	b := make([]byte, 2048)
-	c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	c.SetReadDeadline(time.Now().Add(time.Minute))
 	for {
 		n, _, err := c.ReadFrom(b)
 		if err != nil {

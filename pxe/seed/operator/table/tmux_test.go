@@ -92,7 +92,7 @@ func TestInATerminal(t *testing.T) {
 	screen := func(what, want string) {
 		t.Helper()
 		got := ""
-		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 			got = strings.TrimRight(run("capture-pane", "-p"), "\n") + "\n"
 			if got == want {
 				return
