@@ -68,8 +68,14 @@ func TestUpgradeStory(t *testing.T) {
 func TestInterruptedUpgrade(t *testing.T) {
 	d := site(t, 12)
 	d.Change("cp-1", func(m *seed.Machine) { m.Bundle = "example 11" })
-	ctx, stop := context.WithTimeout(t.Context(), 600*time.Millisecond)
+	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
+	go func() {
+		for ordered := false; !ordered; time.Sleep(time.Second) { // the answer has come by then, too
+			d.Change("cp-1", func(m *seed.Machine) { ordered = m.Order != nil })
+		}
+		stop()
+	}()
 	var out, e bytes.Buffer
 	code := run(ctx, []string{"upgrade", "--yes"}, &out, &e)
 	if code == 0 || !strings.Contains(e.String(), "the order of cp-1 stands; slipway upgrade goes on where this stopped. To take it back, as long as it was not told: slipway withdraw cp-1\n") {

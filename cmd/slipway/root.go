@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/spf13/cobra"
 )
@@ -19,6 +20,15 @@ type app struct {
 	verbose  bool
 	cacheDir string
 	output   string // text or json: what stdout carries
+
+	telling sync.Mutex // see tell
+}
+
+// tell writes a line to stderr while something else may do so, too.
+func (a *app) tell(line string) {
+	a.telling.Lock()
+	defer a.telling.Unlock()
+	fmt.Fprintln(a.err, line)
 }
 
 // usageError is the user's mistake on the command line: exit code 2.

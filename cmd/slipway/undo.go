@@ -76,7 +76,7 @@ func (a *app) givenBack(ctx context.Context, c *operator.Client, m seed.Machine)
 			return m, nil
 		case !warned && time.Since(began) > patience:
 			warned = true
-			fmt.Fprintf(a.err, "%s has not answered yet: is it on, and does it reach the seed? It writes nothing more before it has asked\n", name)
+			a.tell(name + " has not answered yet: is it on, and does it reach the seed? It writes nothing more before it has asked")
 		}
 		select {
 		case <-ctx.Done():
@@ -84,7 +84,7 @@ func (a *app) givenBack(ctx context.Context, c *operator.Client, m seed.Machine)
 		}
 		next, err := c.Machine(ctx, m.ID)
 		if ctx.Err() != nil {
-			fmt.Fprintf(a.err, "%s has still to undo it, and does when it asks\n", name)
+			a.tell(name + " has still to undo it, and does when it asks")
 			return m, ctx.Err()
 		}
 		if err != nil {

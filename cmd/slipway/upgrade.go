@@ -168,7 +168,7 @@ func (a *app) narrated(ctx context.Context, c *operator.Client, id string, do fu
 		after = s.Seq
 		if s.Machine == id {
 			s.Time = s.Time.Local()
-			fmt.Fprintln(a.err, table.Line(s, name))
+			a.tell(table.Line(s, name))
 		}
 		return nil
 	}
@@ -210,7 +210,7 @@ func (a *app) obeyed(ctx context.Context, c *operator.Client, m seed.Machine, go
 			return m, still{table.Clean(text), table.Clean(o.Hint)}
 		case o.Told.IsZero() && !warned && time.Since(began) > patience:
 			warned = true
-			fmt.Fprintf(a.err, "%s has not asked for its order yet: is it on, and does it reach the seed? To take the order back: slipway withdraw %s\n", name, name)
+			a.tell(fmt.Sprintf("%s has not asked for its order yet: is it on, and does it reach the seed? To take the order back: slipway withdraw %s", name, name))
 		}
 		select {
 		case <-ctx.Done():
@@ -218,7 +218,7 @@ func (a *app) obeyed(ctx context.Context, c *operator.Client, m seed.Machine, go
 		}
 		next, err := c.Machine(ctx, m.ID)
 		if ctx.Err() != nil {
-			fmt.Fprintf(a.err, "the order of %s stands; %s. To take it back, as long as it was not told: slipway withdraw %s\n", name, goesOn, name)
+			a.tell(fmt.Sprintf("the order of %s stands; %s. To take it back, as long as it was not told: slipway withdraw %s", name, goesOn, name))
 			return m, ctx.Err()
 		}
 		if err != nil {

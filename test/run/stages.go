@@ -22,7 +22,7 @@ const (
 )
 
 // racy are the packages that start goroutines; their tests run under the race detector.
-var racy = []string{"./bundle", "./bundle/store", "./firstboot/...", "./pxe/...", "./test/qemu", "./test/qemu/lan"}
+var racy = []string{"./bundle", "./bundle/store", "./cmd/slipway", "./firstboot/...", "./pxe/...", "./test/qemu", "./test/qemu/lan"}
 
 func lint(ctx context.Context, _ *results) error {
 	files, err := output(ctx, "git", "ls-files", "*.go")
