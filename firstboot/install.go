@@ -132,7 +132,8 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 		return nil, err
 	}
 	owner := n.owner()
-	own := n.old.has(chosen.Path) || slices.ContainsFunc(install.Find([]string{chosen.Path}), func(f install.Found) bool { return f.ID == owner.ID() })
+	own := n.old.has(chosen.Path) || slices.ContainsFunc(install.Find([]string{chosen.Path}), func(f install.Found) bool { return f.ID == owner.ID() }) ||
+		n.enrol == nil && install.NotedFor(chosen.Path, owner) // a seed's node goes by what the note says of its enrolment
 	if !own {
 		if err := disks.Consent(chosen, want.Wipe); err != nil {
 			return nil, report.Fail("SW-DISK-DATA", "write the disk's serial number into slipway.install.wipe if all of that may be lost, or take another disk", err)

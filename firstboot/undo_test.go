@@ -3,6 +3,7 @@ package firstboot
 import (
 	"context"
 	"crypto/ed25519"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,5 +77,47 @@ func TestNoSeedNoUndo(t *testing.T) {
 	}
 	if !strings.Contains(said, "no seed keeps what it holds: there is no undoing its wipe") {
 		t.Errorf("said %s", said)
+	}
+}
+
+// TestSeedlessInstallerAfterAPowerCut: it came while the table was written, and
+// leaves one that nobody can read. The disk is still known to be this node's.
+func TestSeedlessInstallerAfterAPowerCut(t *testing.T) {
+	dev := emptyDisk(t)
+	b := guardedBench(t, dev)
+	d, err := b.beginInstall(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Unmount()
+	f, err := os.OpenFile(dev, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int64{512, size - 512} { // both headers' second halves
+		if _, err := f.WriteAt(make([]byte, 256), at+56); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ instance, code string }{{"i-other", "SW-DISK-DATA"}, {b.instance().ID, codeOf(nil)}} {
+		next := b.again(t, nil)
+		next.bundle, next.Manifest, next.Store = b.bundle, b.Manifest, b.Store
+		next.User.Slipway.Install = configs.Install{Disk: b.User.Slipway.Install.Disk}
+		next.Meta.InstanceID = c.instance
+		d, err := next.beginInstall(t.Context())
+		if codeOf(err) != c.code {
+			t.Fatalf("as %s, without consent: %v", c.instance, err)
+		}
+		if err == nil {
+			d.Unmount()
+		}
 	}
 }

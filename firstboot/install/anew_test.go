@@ -168,8 +168,9 @@ func TestNote(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dev.Close()
+	id, other := Owner{"n", "i"}.ID(), Owner{"n", "i-2"}.ID()
 	leave := func(text []byte) error {
-		for _, g := range noteWrites(text, 512) {
+		for _, g := range noteWrites(id, text, 512) {
 			if err := dev.write(g); err != nil {
 				return err
 			}
@@ -180,21 +181,24 @@ func TestNote(t *testing.T) {
 		if err := leave([]byte(text)); err != nil {
 			t.Fatal(err)
 		}
-		if got := Noted(name); string(got) != text || got == nil {
+		if got := Noted(name); string(got) != text || (got == nil) != (text == "") {
 			t.Errorf("noted %d bytes, want %d", len(got), len(text))
 		}
+		if !NotedForIn(dev, id) || NotedForIn(dev, other) {
+			t.Errorf("with %d bytes of text it is not noted for whom", len(text))
+		}
 	}
-	if err := leave(bytes.Repeat([]byte("x"), 20000)); err != nil {
-		t.Errorf("a note that does not fit: %v", err)
+	if err := leave(bytes.Repeat([]byte("x"), 20000)); err != nil || Noted(name) != nil || !NotedForIn(dev, id) {
+		t.Errorf("a text that does not fit: %v, noted %d bytes", err, len(Noted(name)))
 	}
-	for _, at := range []int64{0, int64(len(noteMark)) + 1, int64(noteHead) - 1, int64(noteHead) + 5} { // mark, length, sum, text
+	for _, at := range []int64{0, int64(len(noteMark)) + 1, int64(noteSum) - 1, int64(noteHead) - 1, int64(noteHead) + 5} { // mark, GUID, length, sum, text
 		if err := leave([]byte("something")); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := dev.WriteAt([]byte{0xff}, bootdisk.Spare().At+at); err != nil {
 			t.Fatal(err)
 		}
-		if got := Noted(name); got != nil {
+		if got := Noted(name); got != nil || NotedForIn(dev, id) {
 			t.Errorf("with byte %d wrong it is %q", at, got)
 		}
 	}
@@ -327,7 +331,7 @@ func TestBegunUntilRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dev.Close()
-	groups := append(noteWrites([]byte("who"), 512), []bootdisk.Write{{At: 0, Data: make([]byte, 2<<20)}, {At: 3 << 20, Data: make([]byte, 512)}})
+	groups := append(noteWrites(Owner{"n", "i"}.ID(), []byte("who"), 512), []bootdisk.Write{{At: 0, Data: make([]byte, 2<<20)}, {At: 3 << 20, Data: make([]byte, 512)}})
 	for i, g := range groups {
 		if Begun(dev) != (i > 0) {
 			t.Errorf("before group %d begun is %t", i, Begun(dev))

@@ -290,6 +290,9 @@ func (d *Disk) Finish(s bootdisk.Slot, m *lock.Manifest) error {
 	if d.Active {
 		return nil
 	}
+	if err := dev.forgetNote(); err != nil { // a seed's node has no note any more
+		return failed(d.Path, err)
+	}
 	if err := d.mbrCode(s, m); err != nil {
 		return failed(d.Path, err)
 	}

@@ -44,8 +44,9 @@ type Machine struct {
 	Partition func(ctx context.Context, disk string, p bootdisk.Partition) (string, error)
 	// Tell is told what is done, for people.
 	Tell func(text string)
-	// Note is what Begin leaves on the disk before it destroys anything, so that
-	// whoever finds the disk half made knows whose it is; see Noted. nil for nothing.
+	// Note is what Begin leaves on the disk, beside the owner's GUID, before it
+	// destroys anything, so that whoever finds the disk half made knows whose it is;
+	// see Noted. nil for the GUID alone; see NotedFor.
 	Note []byte
 	// Save is given the places that Begin overwrites before it makes file systems,
 	// while the disk is as it was found; an error ends Begin. nil: nobody keeps them.

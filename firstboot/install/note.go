@@ -9,28 +9,45 @@ import (
 	"slipway.dev/slipway/images/bootdisk"
 )
 
-// A note is noteMark, the length as four bytes (big-endian), the SHA-256 of the
-// text, the text, and zeros, in bootdisk.Spare.
+// A note is noteMark, the GUID that the disk is to have, the length of the text as
+// four bytes (big-endian), the SHA-256 of GUID and text, the text, and zeros, in
+// bootdisk.Spare.
 const (
-	noteMark = "slipway note 1\n\x00"
-	noteHead = len(noteMark) + 4 + sha256.Size
+	noteMark = "slipway note 2\n\x00"
+	noteSum  = len(noteMark) + len(bootdisk.GUID{}) + 4
+	noteHead = noteSum + sha256.Size
 )
 
-// noteWrites are the groups that leave a note; none for nil. Its first sector is on
-// the disk before any other: without it nothing of the disk has changed.
-func noteWrites(text []byte, sector int) [][]bootdisk.Write {
-	if text == nil {
-		return nil
-	}
+// noteWrites are the groups that leave a note. Its first sector is on the disk
+// before any other: without it nothing of the disk has changed.
+func noteWrites(id bootdisk.GUID, text []byte, sector int) [][]bootdisk.Write {
 	at := bootdisk.Spare()
 	if int64(noteHead+len(text)) > at.Size {
-		return nil // without it the machine is approved again, if power goes now
+		text = nil // without it the machine is approved again, if power goes now
 	}
-	sum := sha256.Sum256(text)
-	out := binary.BigEndian.AppendUint32([]byte(noteMark), uint32(len(text)))
+	sum := sha256.Sum256(append(id[:], text...))
+	out := append([]byte(noteMark), id[:]...)
+	out = binary.BigEndian.AppendUint32(out, uint32(len(text)))
 	out = append(append(out, sum[:]...), text...)
 	out = append(out, make([]byte, int(at.Size)-len(out))...)
 	return [][]bootdisk.Write{{{At: at.At, Data: out[:sector]}}, {{At: at.At + int64(sector), Data: out[sector:]}}}
+}
+
+// readNote is what a whole note says.
+func readNote(disk io.ReaderAt) (id bootdisk.GUID, text []byte, ok bool) {
+	at := bootdisk.Spare()
+	b := make([]byte, at.Size)
+	if _, err := disk.ReadAt(b, at.At); err != nil || !bytes.HasPrefix(b, []byte(noteMark)) {
+		return id, nil, false
+	}
+	copy(id[:], b[len(noteMark):])
+	n := int64(binary.BigEndian.Uint32(b[noteSum-4:]))
+	if n > at.Size-int64(noteHead) {
+		return id, nil, false
+	}
+	text = b[noteHead:][:n]
+	sum := sha256.Sum256(append(id[:], text...))
+	return id, text, bytes.Equal(sum[:], b[noteSum:noteHead])
 }
 
 // Noted is the Machine.Note of whoever last began to write this disk, nil when
@@ -46,20 +63,26 @@ func Noted(path string) []byte {
 
 // NotedIn is Noted of a disk that is open.
 func NotedIn(disk io.ReaderAt) []byte {
-	at := bootdisk.Spare()
-	b := make([]byte, at.Size)
-	if _, err := disk.ReadAt(b, at.At); err != nil || !bytes.HasPrefix(b, []byte(noteMark)) {
-		return nil
+	if _, text, ok := readNote(disk); ok && len(text) > 0 {
+		return text
 	}
-	n := int64(binary.BigEndian.Uint32(b[len(noteMark):]))
-	if n > at.Size-int64(noteHead) {
-		return nil
+	return nil
+}
+
+// NotedFor says that a disk was begun for this owner and nobody finished.
+func NotedFor(path string, o Owner) bool {
+	dev, err := open(path)
+	if err != nil {
+		return false
 	}
-	text := b[noteHead:][:n]
-	if sum := sha256.Sum256(text); !bytes.Equal(sum[:], b[noteHead-sha256.Size:noteHead]) {
-		return nil
-	}
-	return text
+	defer dev.Close()
+	return NotedForIn(dev, o.ID())
+}
+
+// NotedForIn is NotedFor of a disk that is open.
+func NotedForIn(disk io.ReaderAt, id bootdisk.GUID) bool {
+	got, _, ok := readNote(disk)
+	return ok && got == id
 }
 
 // Begun says that somebody began to leave a note on this disk: whether or not it
@@ -71,13 +94,8 @@ func Begun(disk io.ReaderAt) bool {
 }
 
 // forgetNote takes the note away, which may hold a secret.
-func (d *Disk) forgetNote() error {
-	dev, err := open(d.Path)
-	if err != nil {
-		return err
-	}
-	defer dev.Close()
-	if NotedIn(dev) == nil {
+func (dev *device) forgetNote() error {
+	if !Begun(dev) {
 		return nil
 	}
 	at := bootdisk.Spare()

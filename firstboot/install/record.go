@@ -154,7 +154,12 @@ func (d *Disk) KeepEnrolment(v any) error {
 	if err := WriteFile(filepath.Join(d.State, keptFile), raw, 0o600); err != nil {
 		return failed(d.Path, err)
 	}
-	return failed(d.Path, d.forgetNote()) // it says the same
+	dev, err := open(d.Path)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	return failed(d.Path, dev.forgetNote()) // it says the same
 }
 
 // Enrolment reads what KeepEnrolment stored, and whether there is any.

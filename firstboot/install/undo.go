@@ -23,7 +23,7 @@ func (d *Disk) quick(dev *device, loaders map[string][]byte) (groups [][]bootdis
 	if err != nil {
 		return nil, err
 	}
-	groups = noteWrites(d.m.Note, dev.geometry.Sector)
+	groups = noteWrites(d.ID, d.m.Note, dev.geometry.Sector)
 	if old, err := bootdisk.Read(dev, dev.geometry); err == nil {
 		groups = append(groups, old.Disk.Deactivate())
 	}

@@ -115,7 +115,7 @@ func (j *Node) Judge(m *crash.Image) (crash.Verdict, error) {
 		return bricked("no table, started by %q", starts)
 	case errors.Is(err, bootdisk.ErrNone):
 		holds, err := disks.Holdings(m, "vda", m.Size(), j.Geometry.Sector)
-		if err != nil || len(holds) == 0 {
+		if err != nil || len(holds) == 0 || install.NotedForIn(m, j.ID) {
 			return crash.Verdict{Outcome: crash.Resumes}, err
 		}
 		return crash.Verdict{Outcome: crash.Holds, Why: "SW-DISK-DATA: " + holds[0].String()}, nil
