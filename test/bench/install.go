@@ -262,7 +262,8 @@ func (w *work) machine(ctx context.Context) (m install.Machine, done func() erro
 			return err
 		},
 		Partition: func(_ context.Context, disk string, p bootdisk.Partition) (string, error) {
-			dev, err := losetup(ctx, "--offset", fmt.Sprint(p.First), "--sizelimit", fmt.Sprint(p.Size), disk)
+			// A partition keeps no second copy of what goes through it.
+			dev, err := losetup(ctx, "--direct-io=on", "--offset", fmt.Sprint(p.First), "--sizelimit", fmt.Sprint(p.Size), disk)
 			if err == nil {
 				devs = append(devs, dev)
 			}

@@ -33,7 +33,7 @@ type stage struct {
 
 // enough is how long everything else may have taken before arm64 is left out of
 // `make test`: whoever has ninety minutes gets all of amd64, with nothing cached too.
-const enough = 65 * time.Minute
+const enough = 50 * time.Minute
 
 func run(ctx context.Context) int {
 	lintOnly := flag.Bool("lint", false, "only the linters")

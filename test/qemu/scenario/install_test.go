@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -141,8 +142,14 @@ func (l login) resets(t *testing.T, vm *qemu.VM) {
 	}
 	t.Logf("slipway reset --yes:\n%s%v", said, err)
 	vm.Console.Tolerate = func(e handoff.Event) bool { return e.Phase == "services" || e.Phase == "kubernetes" } // which end
+	if *all {
+		slowly(t, ctx, vm)
+	}
 	said, err = r.Must(ctx, "slipway", "reset", "--yes", "--yes-lose-the-cluster")
 	t.Logf("slipway reset --yes --yes-lose-the-cluster:\n%s%v", said, err) // it may lose its connection
+	if *all {
+		vm = cutShort(t, ctx, vm)
+	}
 	if _, err := vm.Wait(ctx, done("reset")); err != nil {
 		t.Fatal(err)
 	}
@@ -150,8 +157,38 @@ func (l login) resets(t *testing.T, vm *qemu.VM) {
 		t.Fatal(err)
 	}
 	t.Logf("%s", table(vm.Console.Events()))
-	if holds(t, vm.Machine.Disks[0].Path, secret) {
-		t.Error("the CA's key is still on the disk")
+	if holds(t, vm.Machine.Disks[0].Path, secret) || holds(t, vm.Machine.Disks[0].Path, "EFI PART") {
+		t.Error("the CA's key or the partition table is still on the disk")
+	}
+}
+
+// cutShort takes the power in the middle of a reset on a slow disk, which does not
+// start any more: the machine's medium starts, and goes on with it.
+func cutShort(t *testing.T, ctx context.Context, vm *qemu.VM) *qemu.VM {
+	t.Helper()
+	e, err := vm.Wait(ctx, step("reset", "disk", handoff.Running))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm.Close() // SIGKILL
+	if t.Log(e.Text); !holds(t, vm.Machine.Disks[0].Path, "EFI PART") {
+		t.Fatal("the power went too late: all of the reset was done")
+	}
+	again := start(t, vm.Machine)
+	if e, err = again.Wait(ctx, step("reset", "mark", handoff.Running)); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(e.Text)
+	return again
+}
+
+// slowly has a machine's first disk take 1 MiB a second from here on, so that the
+// power can go in the middle of something.
+func slowly(t *testing.T, ctx context.Context, vm *qemu.VM) {
+	t.Helper()
+	err := vm.Execute(ctx, "block_set_io_throttle", map[string]any{"device": "disk0", "bps": 0, "bps_rd": 0, "bps_wr": 1 << 20, "iops": 0, "iops_rd": 0, "iops_wr": 0}, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

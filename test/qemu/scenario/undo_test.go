@@ -36,10 +36,7 @@ func TestUndoWipe(t *testing.T) {
 		t.Parallel()
 		w := newWiping(t)
 		vm := w.consents()
-		// The disk takes 1 MiB a second from here on: the power goes in the middle of its tables.
-		if err := vm.Execute(w.ctx, "block_set_io_throttle", map[string]any{"device": "disk0", "bps": 0, "bps_rd": 0, "bps_wr": 1 << 20, "iops": 0, "iops_rd": 0, "iops_wr": 0}, nil); err != nil {
-			t.Fatal(err)
-		}
+		slowly(t, w.ctx, vm) // the power goes in the middle of its tables
 		w.divided(vm)
 		vm.Close() // SIGKILL
 		if beginning(t, w.disk) == w.before {
