@@ -57,6 +57,7 @@ func newSite(t *testing.T) *site {
 	}
 	s.put("/etc/hosts", "127.0.0.1 localhost")
 	s.put(manifestsDir+"/20-b.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\n")
+	s.put("/proc/sys/kernel/random/boot_id", "this-start\n")
 	s.put(manifestsDir+"/10-a.yaml", "# only a comment\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: kube-system}\n")
 	return s
 }
@@ -156,7 +157,7 @@ func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 		if s.polls == 1 {
 			status, reason = "False", "KubeletNotReady"
 		}
-		fmt.Fprintf(w, `{"status":{"conditions":[{"type":"Ready","status":%q,"reason":%q}]}}`, status, reason)
+		fmt.Fprintf(w, `{"status":{"nodeInfo":{"bootID":"this-start"},"conditions":[{"type":"Ready","status":%q,"reason":%q}]}}`, status, reason)
 	case r.URL.Path == "/api/v1/pods":
 		fmt.Fprint(w, readyPods)
 	default:

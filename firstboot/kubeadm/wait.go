@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -55,14 +56,17 @@ func (s *session) applyAll(ctx context.Context, step string, files map[string][]
 // ready waits for the node and its system pods, saying what is missing whenever that changes.
 func (s *session) ready(ctx context.Context) error {
 	s.Report(handoff.Event{Step: "ready", State: handoff.Started, Text: "waiting for node " + s.node.Name + " and its system pods"})
-	err := s.until(ctx, "ready", func(c *api.Client) (string, error) {
-		ask := c.Missing
-		if s.own {
-			ask = c.MissingOwn
-		}
-		m, err := ask(ctx, s.node.Name)
-		return strings.Join(m, "; "), err
-	})
+	start, err := s.start()
+	if err == nil {
+		err = s.until(ctx, "ready", func(c *api.Client) (string, error) {
+			ask := c.Missing
+			if s.own {
+				ask = c.MissingOwn
+			}
+			m, err := ask(ctx, s.node.Name, start)
+			return strings.Join(m, "; "), err
+		})
+	}
 	if err != nil {
 		s.Report(handoff.Event{Step: "ready", State: handoff.Failed, Text: err.Error()})
 		return report.Fail("SW-READY", "The text names what is not ready and why.", fmt.Errorf("waiting for node %q: %w", s.node.Name, err))
@@ -70,6 +74,16 @@ func (s *session) ready(ctx context.Context) error {
 	s.Report(handoff.Event{Step: "ready", State: handoff.Done, Text: "node " + s.node.Name + " is Ready",
 		Data: map[string]any{"node": s.node.Name, "address": s.node.Address.String(), "version": s.node.KubernetesVersion}})
 	return nil
+}
+
+// tasks is where containerd 2 has a directory for each of kubelet's containers that
+// runs. It is in memory: none is from before this start.
+const tasks = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
+
+// start is this start of the machine as kubelet will report it.
+func (s *session) start() (api.Start, error) {
+	id, err := os.ReadFile(s.at("/proc/sys/kernel/random/boot_id"))
+	return api.Start{BootID: strings.TrimSpace(string(id)), Runs: func(id string) bool { return exists(s.at(filepath.Join(tasks, filepath.Base(id)))) }}, err
 }
 
 // until repeats try until it returns neither a text (what is missing) nor an

@@ -20,6 +20,9 @@ type condition struct {
 type nodeObject struct {
 	Status struct {
 		Conditions []condition `json:"conditions"`
+		NodeInfo   struct {
+			BootID string `json:"bootID"`
+		} `json:"nodeInfo"`
 	} `json:"status"`
 }
 
@@ -46,6 +49,7 @@ type pod struct {
 type containerStatus struct {
 	Name         string `json:"name"`
 	RestartCount int    `json:"restartCount"`
+	ContainerID  string `json:"containerID"` // containerd://<id>
 	State        struct {
 		Waiting *struct {
 			Reason  string `json:"reason"`
@@ -59,19 +63,28 @@ type containerStatus struct {
 	} `json:"state"`
 }
 
+// Start is this start of the machine. What the API has of a node outlives it: the
+// node controller takes a kubelet for gone that was silent for 40 s and more, and a
+// machine may be back before that.
+type Start struct {
+	BootID string               // /proc/sys/kernel/random/boot_id
+	Runs   func(id string) bool // whether a container was started since
+}
+
 // Missing says, for people, what keeps a control plane from being usable; empty
-// means Ready: the node, its pods of the network, and the cluster's DNS.
-func (c *Client) Missing(ctx context.Context, node string) ([]string, error) {
-	return c.missing(ctx, node, "", "flannel", "kube-dns", "kube-proxy")
+// means Ready since this start: the node, its pods of the network, and the
+// cluster's DNS.
+func (c *Client) Missing(ctx context.Context, node string, s Start) ([]string, error) {
+	return c.missing(ctx, node, s, "", "flannel", "kube-dns", "kube-proxy")
 }
 
 // MissingOwn is Missing for a worker, asked with its own certificate: a node may
 // list its own pods alone (plugin/pkg/auth/authorizer/node).
-func (c *Client) MissingOwn(ctx context.Context, node string) ([]string, error) {
-	return c.missing(ctx, node, "&fieldSelector=spec.nodeName%3D"+url.QueryEscape(node), "flannel", "kube-proxy")
+func (c *Client) MissingOwn(ctx context.Context, node string, s Start) ([]string, error) {
+	return c.missing(ctx, node, s, "&fieldSelector=spec.nodeName%3D"+url.QueryEscape(node), "flannel", "kube-proxy")
 }
 
-func (c *Client) missing(ctx context.Context, node, selector string, apps ...string) ([]string, error) {
+func (c *Client) missing(ctx context.Context, node string, s Start, selector string, apps ...string) ([]string, error) {
 	var n nodeObject
 	if err := c.get(ctx, "/api/v1/nodes/"+url.PathEscape(node), &n); Is(err, http.StatusNotFound) {
 		return []string{fmt.Sprintf("node %s: kubelet has not registered it yet", node)}, nil
@@ -82,10 +95,13 @@ func (c *Client) missing(ctx context.Context, node, selector string, apps ...str
 	if err := c.get(ctx, "/api/v1/pods?labelSelector=k8s-app+in+("+strings.Join(apps, ",")+")"+selector, &pods); err != nil {
 		return nil, err
 	}
-	return append(n.missing(node), pods.missing(node, apps)...), nil
+	return append(n.missing(node, s), pods.missing(node, s, apps)...), nil
 }
 
-func (n nodeObject) missing(name string) []string {
+func (n nodeObject) missing(name string, s Start) []string {
+	if len(n.Status.Conditions) > 0 && n.Status.NodeInfo.BootID != s.BootID {
+		return []string{fmt.Sprintf("node %s: kubelet has not reported since this start", name)}
+	}
 	for _, c := range n.Status.Conditions {
 		if c.Type != "Ready" {
 			continue
@@ -100,7 +116,7 @@ func (n nodeObject) missing(name string) []string {
 
 // missing looks at the pods with one of the k8s-app labels; all but the DNS's
 // count on this node only.
-func (l podList) missing(node string, apps []string) []string {
+func (l podList) missing(node string, s Start, apps []string) []string {
 	count := map[string]int{}
 	var out []string
 	for _, p := range l.Items {
@@ -109,7 +125,11 @@ func (l podList) missing(node string, apps []string) []string {
 			continue
 		}
 		count[app]++
-		if why := p.unready(); why != "" {
+		why := p.unready()
+		if why == "" && p.Spec.NodeName == node && p.older(s) {
+			why = "not started again yet"
+		}
+		if why != "" {
 			out = append(out, fmt.Sprintf("pod %s/%s: %s", p.Metadata.Namespace, p.Metadata.Name, why))
 		}
 	}
@@ -120,6 +140,14 @@ func (l podList) missing(node string, apps []string) []string {
 	}
 	sort.Strings(out)
 	return out
+}
+
+// older says that what the API has of a pod is from before this start.
+func (p pod) older(s Start) bool {
+	return slices.ContainsFunc(p.Status.ContainerStatuses, func(c containerStatus) bool {
+		_, id, _ := strings.Cut(c.ContainerID, "://")
+		return id != "" && !s.Runs(id)
+	})
 }
 
 // unready is the most telling reason the pod has: an image, a mount, a crash,

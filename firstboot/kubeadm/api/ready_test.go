@@ -31,16 +31,49 @@ func TestMissing(t *testing.T) {
 		"pod kube-system/coredns-c: running, not ready",
 		"pod kube-system/kube-proxy-x: ErrImagePull: no such host",
 	}
-	if got := l.missing("node-1", apps); !slices.Equal(got, want) {
+	now := Start{BootID: "b-2", Runs: func(id string) bool { return id == "new" }}
+	if got := l.missing("node-1", now, apps); !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	if err := json.Unmarshal([]byte(readyPods), &l); err != nil {
 		t.Fatal(err)
 	}
-	if got := l.missing("node-1", apps); len(got) != 0 {
+	if got := l.missing("node-1", now, apps); len(got) != 0 {
 		t.Errorf("ready: got %q", got)
 	}
-	if got := (nodeObject{}).missing("node-1"); len(got) != 1 || got[0] != "node node-1: kubelet has not reported yet" {
-		t.Errorf("node: got %q", got)
+	for _, c := range []struct{ status, want string }{
+		{`{}`, "node node-1: kubelet has not reported yet"},
+		{`{"nodeInfo":{"bootID":"b-1"},"conditions":[{"type":"Ready","status":"True"}]}`, "node node-1: kubelet has not reported since this start"},
+		{`{"nodeInfo":{"bootID":"b-2"},"conditions":[{"type":"Ready","status":"False","reason":"KubeletNotReady","message":"no CNI"}]}`, "node node-1: KubeletNotReady: no CNI"},
+		{`{"nodeInfo":{"bootID":"b-2"},"conditions":[{"type":"Ready","status":"True"}]}`, ""},
+	} {
+		var n nodeObject
+		if err := json.Unmarshal([]byte(c.status), &n.Status); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(n.missing("node-1", now), "; "); got != c.want {
+			t.Errorf("node %s: got %q, want %q", c.status, got, c.want)
+		}
+	}
+}
+
+// TestPodsOfTheStartBefore: what the API has of a pod outlives a restart.
+func TestPodsOfTheStartBefore(t *testing.T) {
+	now := Start{Runs: func(id string) bool { return id == "new" }}
+	for _, c := range []struct{ node, id, want string }{
+		{"node-1", "containerd://old", "pod n/p: not started again yet"},
+		{"node-1", "containerd://new", ""},
+		{"node-1", "", ""},
+		{"node-2", "containerd://elsewhere", ""},
+	} {
+		raw := `{"items":[{"metadata":{"name":"p","namespace":"n","labels":{"k8s-app":"kube-dns"}},"spec":{"nodeName":"` + c.node +
+			`"},"status":{"conditions":[{"type":"Ready","status":"True"}],"containerStatuses":[{"containerID":"` + c.id + `"}]}}]}`
+		var l podList
+		if err := json.Unmarshal([]byte(raw), &l); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(l.missing("node-1", now, []string{"kube-dns"}), "; "); got != c.want {
+			t.Errorf("%+v: got %q", c, got)
+		}
 	}
 }
