@@ -127,9 +127,9 @@ func nodeDisks(t *testing.T, name string) []qemu.Drive {
 	return []qemu.Drive{{Path: filepath.Join(dir, name), Size: nodeDisk, Serial: "NODE"}, {Path: filepath.Join(dir, name+"-data"), Size: 4 << 30, Serial: "DATA"}}
 }
 
-// upgrades starts the seed again with the next bundle's medium and upgrades both
-// nodes from there, the control plane first. The worker takes itself for one of
-// another Kubernetes, with a kubelet configuration that the cluster has no more.
+// upgrades starts the seed again with the next bundle's medium, which has the next
+// Kubernetes, and upgrades both nodes from there, the control plane first. The
+// worker has a kubelet configuration that the cluster has no more.
 func (s *station) upgrades(t *testing.T, l login, plane, worker *qemu.VM) {
 	if !*all {
 		t.Skip("skipped: TestReady upgrades a node, and test/orders carries the order; make test-all upgrades both nodes from the seed")
@@ -140,7 +140,7 @@ func (s *station) upgrades(t *testing.T, l login, plane, worker *qemu.VM) {
 	s.args[len(s.args)-1] = filepath.Join(dir, built(t, dir).ISO.Path)
 	s.comesBack(ctx)
 	r := s.ssh(ctx, l, worker, "worker-1")
-	_, err := r.Must(ctx, "sh", "-c", "echo v1.36.9 > /var/lib/slipway/kubeadm-join; echo maxPods: 99 >> /var/lib/kubelet/config.yaml; sync")
+	_, err := r.Must(ctx, "sh", "-c", "echo maxPods: 99 >> /var/lib/kubelet/config.yaml; sync")
 	r.Close()
 	if err != nil {
 		t.Fatal(err)
@@ -173,6 +173,12 @@ func (s *station) upgrades(t *testing.T, l login, plane, worker *qemu.VM) {
 	r = s.ssh(ctx, l, plane, "control-plane-1")
 	defer r.Close()
 	n := &node{t: t, ctx: ctx, vm: plane, r: r}
+	for _, name := range []string{"control-plane-1", "worker-1"} {
+		kubelet := n.kubectl(t, "get", "node", name, "-o", "jsonpath={.status.nodeInfo.kubeletVersion}")
+		if t.Logf("%s: kubelet %s", name, kubelet); !strings.HasPrefix(kubelet, "v1.37.") {
+			t.Errorf("%s has kubelet %s, want the next bundle's", name, kubelet)
+		}
+	}
 	for pods := ""; pods != "110"; time.Sleep(time.Second) { // what kubelet says of itself, every ten seconds
 		if pods = n.kubectl(t, "get", "node", "worker-1", "-o", "jsonpath={.status.capacity.pods}"); ctx.Err() != nil {
 			t.Fatalf("worker-1 has room for %s pods, want the cluster's 110", pods)

@@ -209,6 +209,9 @@ func count(all []seed.Machine, st seed.State) (n int) {
 // disks on the way, and after a power cut need no seed.
 func TestSeed(t *testing.T) {
 	dir := packed(t)
+	if *all { // it is upgraded to the next Kubernetes
+		dir = filepath.Join(*out, "previous")
+	}
 	medium := filepath.Join(dir, built(t, dir).ISO.Path)
 	seg := qemutest.LAN(t, lan.Options{Domains: []string{"cluster.local", "local"}})
 	l := newLogin(t)
