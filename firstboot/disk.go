@@ -146,7 +146,9 @@ func (n *Node) installedDisk(ctx context.Context) (*install.Disk, error) {
 	if n.Cmdline.Config != "" {
 		return nil, nil
 	}
-	d, err := n.ownDisk(ctx, func(f install.Found) bool { return f.Active }, func(d *install.Disk) bool { return d.Record.Progress == install.Installed })
+	d, err := n.ownDisk(ctx, func(install.Found) bool { return true }, func(d *install.Disk) bool {
+		return d.Active && d.Record.Progress == install.Installed || d.Record.Ends == install.Reset // which a reset ends first
+	})
 	if d != nil {
 		n.step("disk", fmt.Sprintf("no config, and %s is installed: %s", d.Path, d.Record), nil)
 	}

@@ -34,10 +34,16 @@ func installPhase(ctx context.Context, n *Node) error {
 	if err := n.staysOnItsDisk(); err != nil {
 		return err
 	}
+	if err := n.stands(ctx); err != nil {
+		return err
+	}
 	if err := n.judgeTrial(); err != nil {
 		return err
 	}
 	n.unsettled = n.unsettledTrial()
+	if n.disk != nil && n.disk.Active && n.disk.Record.Progress == install.Installed {
+		n.active("starts this machine: " + n.disk.Record.String())
+	}
 	if n.Cmdline.Disk != "" && !n.writing() {
 		n.done(fmt.Sprintf("on %s since it was installed, slot %s", n.disk.Path, n.Cmdline.Slot), nil)
 		return nil
@@ -49,8 +55,10 @@ func installPhase(ctx context.Context, n *Node) error {
 		n.done("the config names no disk: the node lives in memory and on its boot medium", nil)
 		return n.bring()
 	}
-	if err := n.beforeInstall(ctx); err != nil {
-		return err
+	if n.disk == nil { // else the first write to it was long ago
+		if err := n.beforeInstall(ctx); err != nil {
+			return err
+		}
 	}
 	n.stopSystem()
 	d, err := n.beginInstall(ctx)
@@ -80,6 +88,59 @@ func installPhase(ctx context.Context, n *Node) error {
 		return err
 	}
 	return n.runFrom(d)
+}
+
+// stands finds the node on the disk that its config chooses, for a machine that was
+// started from a medium with a config although it is installed. From there on it is
+// a start from that disk: with what an upgrade left, or an order that ends the node.
+func (n *Node) stands(ctx context.Context) error {
+	if n.disk != nil || n.enrol != nil || !n.installs() { // knownDisk has looked
+		return nil
+	}
+	chosen, err := n.choose()
+	if err != nil {
+		return err
+	}
+	for _, f := range install.Find([]string{chosen.Path}) {
+		if f.ID != n.owner().ID() {
+			continue
+		}
+		d, err := install.Open(ctx, n.hardware.machine(), f)
+		if err != nil { // Begin knows what to do with it
+			n.log.Warn("a disk of this node", "path", f.Path, "err", err)
+			continue
+		}
+		n.disk = d
+		n.step("disk", fmt.Sprintf("%s is this node's: %s", d.Path, d.Record), nil)
+	}
+	switch d := n.disk; {
+	case d == nil:
+		return nil
+	case d.Record.Ends == install.Reset:
+		return n.goOnResetting()
+	case d.Record.Ends != "":
+		return n.goOnReimaging(ctx)
+	}
+	return nil
+}
+
+// choose finds the disk that the config names.
+func (n *Node) choose() (disks.Disk, error) {
+	all, err := n.hardware.disks()
+	if err != nil {
+		return disks.Disk{}, err
+	}
+	var avoid []string
+	for _, d := range all {
+		if slices.ContainsFunc(n.volumes, func(v string) bool { return strings.HasPrefix(v, d.Name) }) { // sda of sda1
+			avoid = append(avoid, d.Name)
+		}
+	}
+	chosen, err := disks.Choose(n.User.Slipway.Install.Disk, all, avoid...)
+	if err != nil {
+		err = report.Fail("SW-DISK-CHOICE", "correct slipway.install.disk, or the machine's disks; the node looks again by itself", err)
+	}
+	return chosen, err
 }
 
 // beforeInstall runs commands while every disk is still as it was found. They
@@ -113,20 +174,9 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 	if n.disk != nil {
 		return n.disk, nil
 	}
-	want := n.User.Slipway.Install
-	all, err := n.hardware.disks()
+	chosen, err := n.choose()
 	if err != nil {
 		return nil, err
-	}
-	var avoid []string
-	for _, d := range all {
-		if slices.ContainsFunc(n.volumes, func(v string) bool { return strings.HasPrefix(v, d.Name) }) { // sda of sda1
-			avoid = append(avoid, d.Name)
-		}
-	}
-	chosen, err := disks.Choose(want.Disk, all, avoid...)
-	if err != nil {
-		return nil, report.Fail("SW-DISK-CHOICE", "correct slipway.install.disk, or the machine's disks; the node looks again by itself", err)
 	}
 	if err := n.old.is(chosen); err != nil {
 		return nil, err
@@ -135,7 +185,7 @@ func (n *Node) beginInstall(ctx context.Context) (*install.Disk, error) {
 	own := n.old.has(chosen.Path) || slices.ContainsFunc(install.Find([]string{chosen.Path}), func(f install.Found) bool { return f.ID == owner.ID() }) ||
 		n.enrol == nil && install.NotedFor(chosen.Path, owner) // a seed's node goes by what the note says of its enrolment
 	if !own {
-		if err := disks.Consent(chosen, want.Wipe); err != nil {
+		if err := disks.Consent(chosen, n.User.Slipway.Install.Wipe); err != nil {
 			return nil, report.Fail("SW-DISK-DATA", "write the disk's serial number into slipway.install.wipe if all of that may be lost, or take another disk", err)
 		}
 	}
@@ -188,7 +238,7 @@ func (n *Node) guarded(ctx context.Context, chosen disks.Disk, own bool) (instal
 	if !own {
 		m.Save = n.guard.Save
 	}
-	m.Large = n.guard.Large
+	m.Large, m.Rest = n.guard.Large, n.old.marked != chosen.Path
 	return m, nil
 }
 
@@ -257,9 +307,15 @@ func (n *Node) installed() error {
 	if err := n.disk.Finish(n.disk.Runs, n.Manifest); err != nil {
 		return err
 	}
-	n.Report.Emit(handoff.Event{Phase: "install", Step: "active", State: handoff.Done, Text: fmt.Sprintf("%s was read back and is right: the machine starts from it now", n.disk.Path),
-		Data: map[string]any{"device": filepath.Base(n.disk.Path), "disk": n.disk.ID.String()}})
+	n.active("was read back and is right: the machine starts from it now")
 	return nil
+}
+
+// active says which disk starts the machine: once it does, and at each start, since
+// a seed that was away may never have heard of it.
+func (n *Node) active(text string) {
+	n.Report.Emit(handoff.Event{Phase: "install", Step: "active", State: handoff.Done, Text: n.disk.Path + " " + text,
+		Data: map[string]any{"device": filepath.Base(n.disk.Path), "disk": n.disk.ID.String()}})
 }
 
 // machine is what package install needs of this one.

@@ -37,9 +37,6 @@ const (
 func servicesPhase(ctx context.Context, n *Node) error {
 	n.takeRequests()
 	n.takeOrders()
-	if err := n.preflight(); err != nil {
-		return err
-	}
 	if err := n.configure(ctx); err != nil {
 		return err
 	}
@@ -47,6 +44,9 @@ func servicesPhase(ctx context.Context, n *Node) error {
 		return err
 	}
 	if err := n.sshd(); err != nil {
+		return err
+	}
+	if err := n.preflight(); err != nil { // whoever mends it can log in
 		return err
 	}
 	if err := n.daemons(); err != nil {

@@ -151,6 +151,7 @@ func (n *Node) settleTrial(ctx context.Context) error {
 		if err := n.disk.Restored(); err != nil {
 			return err
 		}
+		_ = os.RemoveAll(n.before())
 		n.goneBack()
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -146,7 +147,36 @@ func (n *Node) permitted(ctx context.Context, m *lock.Manifest) error {
 	if err != nil {
 		return report.Fail("SW-UPGRADE-SKEW", "take one minor version after the other, control plane first", err)
 	}
+	if err := n.roomToKeep(); err != nil {
+		return err
+	}
 	return n.roomForSlot(m)
+}
+
+// roomToKeep says whether the state volume can hold what a trial keeps of etcd and
+// Kubernetes, besides what it has.
+func (n *Node) roomToKeep() error {
+	need, err := n.runner().Keeps()
+	if err != nil {
+		return err
+	}
+	have, err := free(n.disk.State)
+	if err != nil {
+		return err
+	}
+	if have < need {
+		return report.Fail("SW-UPGRADE-KEEP", "make room on the state volume: pods' data, logs", fmt.Errorf("the state volume has room for %d MB, etcd's data as it is now takes %d MB more", have/1e6, need/1e6))
+	}
+	return nil
+}
+
+// free is how many bytes a file system has room for.
+func free(dir string) (int64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return 0, fmt.Errorf("%s: %w", dir, err)
+	}
+	return int64(s.Bavail) * s.Bsize, nil
 }
 
 // planeVersion is what the API server runs that a worker belongs to, "" for a
@@ -160,40 +190,55 @@ func (n *Node) planeVersion(ctx context.Context) (string, error) {
 
 func title(m *lock.Manifest) string { return fmt.Sprintf("%s %d", m.Name, m.Serial) }
 
-// roomForSlot counts the blobs that neither slot has.
+// roomForSlot counts the blobs that the slot which runs does not have. What is in
+// the other one is either of them, brought by an upgrade that was cut short, or
+// makes room.
 func (n *Node) roomForSlot(m *lock.Manifest) error {
+	d := n.disk
 	var need int64
 	for _, b := range install.Plain(m).Blobs {
-		if _, err := os.Stat(n.disk.Blob(n.disk.Runs, b)); err != nil || !strings.HasSuffix(n.disk.Blob(n.disk.Runs, b), string(b.SHA256)) {
+		if name := d.Blob(d.Runs, b); !exists(name) || !strings.HasSuffix(name, string(b.SHA256)) {
 			need += b.Size
 		}
 	}
-	var s unix.Statfs_t
-	if err := unix.Statfs(n.disk.Store, &s); err != nil {
+	have, err := free(d.Store)
+	if err != nil {
 		return err
 	}
-	have := int64(s.Bavail) * s.Bsize
-	if old, err := readBundle(n.disk.Slot(n.disk.Runs.Other()), n.key); err == nil {
-		have += only(old.Manifest, n.Manifest) // makes room
+	own, err := alone(d.Slot(d.Runs.Other()))
+	if err != nil {
+		return err
 	}
-	if have < need {
+	if have += own; have < need {
 		return report.Fail("SW-INSTALL-FULL", "reimage the node: its store was made for smaller bundles", fmt.Errorf("the store has room for %d MB, the bundle brings %d MB", have/1e6, need/1e6))
 	}
 	return nil
 }
 
-// only are the bytes of a that b does not have.
-func only(a, b *lock.Manifest) (n int64) {
-	has := map[string]bool{}
-	for _, x := range b.Blobs {
-		has[string(x.SHA256)] = true
-	}
-	for _, x := range a.Blobs {
-		if !has[string(x.SHA256)] {
-			n += x.Size
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// alone is how many bytes the files below a directory take that no other directory has.
+func alone(dir string) (n int64, err error) {
+	err = filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err != nil || !e.Type().IsRegular() {
+			return err
 		}
+		if err := unix.Lstat(name, &st); err != nil {
+			return err
+		}
+		if st.Nlink == 1 {
+			n += st.Blocks * 512
+		}
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) { // nothing was ever there
+		err = nil
 	}
-	return n
+	return n, err
 }
 
 func (n *Node) upgradeEvent(step string, s handoff.State, text string, data map[string]any) {

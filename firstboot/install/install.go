@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +52,8 @@ type Machine struct {
 	// Save is given the places that Begin overwrites before it makes file systems,
 	// while the disk is as it was found; an error ends Begin. nil: nobody keeps them.
 	Save func(ctx context.Context, disk io.ReaderAt, size int64, places []bootdisk.Extent) error
+	// Rest says that others' data which nothing is written over is to stay.
+	Rest bool
 	// Large is asked when those places may have been written and nothing else was:
 	// what follows cannot be undone. An error ends Begin. nil: nobody objects.
 	Large func(ctx context.Context) error
@@ -197,7 +200,7 @@ func (d *Disk) format(ctx context.Context) error {
 		// No blocks kept back for root: both volumes are slipway's alone. The journal is
 		// zeroed now, and mke2fs makes it 1 GiB where a disk has more than 128.
 		argv := []string{"/" + layout.Mke2fs, "-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=" + journalMB, "-L", p.Name, "-U", p.ID.String(), dev}
-		if d.m.Save != nil { // mke2fs has an SSD forget all of the volume else: what was saved would lead to nothing
+		if d.m.Rest { // mke2fs has an SSD forget all of the volume else: what was saved would lead to nothing
 			argv = slices.Insert(argv, len(argv)-1, "-E", "nodiscard")
 		}
 		if err := d.m.Run(ctx, argv); err != nil {
@@ -260,6 +263,10 @@ func (d *Disk) check(ctx context.Context, dev string) error {
 	if _, err := os.Stat("/" + layout.E2fsck); err != nil {
 		return nil //nolint:nilerr // a bundle without it: the kernel's own checks are left
 	}
+	// No phase's limit ends it: what is half checked must not be mounted, and the next
+	// try would begin anew.
+	ctx = context.WithoutCancel(ctx)
+	defer d.patiently(dev)()
 	err := d.m.Run(ctx, []string{"/" + layout.E2fsck, "-p", dev})
 	var code interface{ ExitCode() int }
 	if errors.As(err, &code) && code.ExitCode() == 8 {
@@ -269,7 +276,7 @@ func (d *Disk) check(ctx context.Context, dev string) error {
 		// emptied their places.
 		err = d.m.Run(ctx, []string{"/" + layout.E2fsck, "-y", dev})
 	}
-	if errors.As(err, &code) && code.ExitCode() <= 2 { // repaired
+	if errors.As(err, &code) && code.ExitCode() > 0 && code.ExitCode() <= 3 { // repaired (e2fsck(8)); a signal's is -1
 		d.m.Tell(dev + ": e2fsck repaired it")
 		return nil
 	}
@@ -277,6 +284,22 @@ func (d *Disk) check(ctx context.Context, dev string) error {
 		return fmt.Errorf("checking %s: %w", dev, err)
 	}
 	return nil
+}
+
+// patiently says that a volume is being checked, until end is called.
+func (d *Disk) patiently(dev string) (end func()) {
+	began, ended := time.Now(), make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(10 * time.Second):
+				d.m.Tell(fmt.Sprintf("%s: e2fsck checks it for %.0f s: leave the machine on", dev, time.Since(began).Seconds()))
+			}
+		}
+	}()
+	return func() { close(ended) }
 }
 
 // Unmount lets go of both volumes.

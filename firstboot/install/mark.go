@@ -7,6 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"slipway.dev/slipway/firstboot/report"
 )
 
 // What a Mark says.
@@ -35,7 +39,13 @@ func (d *Disk) KeepMark(m Mark) error {
 	if err := os.MkdirAll(filepath.Join(d.State, ownDir), 0o700); err != nil {
 		return failed(d.Path, err)
 	}
-	if err := WriteFile(filepath.Join(d.State, markFile), raw, 0o600); err != nil {
+	err = WriteFile(filepath.Join(d.State, markFile), raw, 0o600)
+	full := errors.Is(err, unix.ENOSPC) // of what pods wrote
+	switch {
+	case full && m.Verb == Reset: // which needs no more than the record
+	case full:
+		return report.Fail("SW-INSTALL-FULL", "make room on the state volume: pods' data, logs; or end the node for good: slipway reset", fmt.Errorf("%s: %w", d.Path, err))
+	case err != nil:
 		return failed(d.Path, err)
 	}
 	d.Record.Ends = m.Verb

@@ -2,7 +2,9 @@ package kubeadm
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +60,35 @@ func (r Runner) Keep(ctx context.Context, dir, version string) error {
 	}
 	return err
 }
+
+// Keeps is how many bytes Keep will copy, as things are.
+func (r Runner) Keeps() (n int64, err error) {
+	for _, name := range kept() {
+		err := filepath.WalkDir(r.at(name), func(_ string, e fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) { // etcd removes what it has done with
+				return nil
+			}
+			if err != nil || !e.Type().IsRegular() {
+				return err
+			}
+			fi, err := e.Info()
+			if err == nil {
+				n += fi.Size()
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				err = nil
+			}
+			return err
+		})
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// Member says that this machine belongs to a cluster already.
+func (r Runner) Member() bool { return r.made(doneMarker) != "" || r.made(joinedMarker) != "" }
 
 // made is the version of Kubernetes that a marker was written with, "" without one.
 func (r Runner) made(marker string) string {

@@ -52,7 +52,7 @@ func (r Runner) Init(ctx context.Context, n Node) error {
 	}
 	state, err := r.progress()
 	if err != nil {
-		return report.Fail("SW-KUBEADM-DATA", "Restore an etcd snapshot, or remove "+doneMarker+" to make a new cluster.", err)
+		return report.Fail("SW-KUBEADM-DATA", "Put back /var/lib/etcd from a copy, or remove "+doneMarker+" to make a new cluster.", err)
 	}
 	doc, err := Documents(n)
 	if err == nil {
