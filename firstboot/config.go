@@ -14,6 +14,7 @@ import (
 
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/firstboot/blobs"
+	"slipway.dev/slipway/firstboot/disks"
 	"slipway.dev/slipway/firstboot/report"
 	"slipway.dev/slipway/firstboot/volume"
 	"slipway.dev/slipway/images/layout"
@@ -163,7 +164,7 @@ func (n *Node) look(ctx context.Context, devs []volume.Device, settled bool) (ra
 // hybrid image shows its label on both.
 func whole(devs []volume.Device) []volume.Device {
 	return slices.DeleteFunc(slices.Clone(devs), func(p volume.Device) bool {
-		return !p.Disk && slices.ContainsFunc(devs, func(d volume.Device) bool { return d.Disk && strings.HasPrefix(p.Name, d.Name) })
+		return !p.Disk && slices.ContainsFunc(devs, func(d volume.Device) bool { return d.Disk && disks.PartOf(p.Name, d.Name) })
 	})
 }
 

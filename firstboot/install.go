@@ -132,7 +132,7 @@ func (n *Node) choose() (disks.Disk, error) {
 	}
 	var avoid []string
 	for _, d := range all {
-		if slices.ContainsFunc(n.volumes, func(v string) bool { return strings.HasPrefix(v, d.Name) }) { // sda of sda1
+		if slices.ContainsFunc(n.volumes, func(v string) bool { return v == d.Name || disks.PartOf(v, d.Name) }) {
 			avoid = append(avoid, d.Name)
 		}
 	}

@@ -147,8 +147,8 @@ func TestHostname(t *testing.T) {
 }
 
 func TestWholeLeavesOutPartitionsOfTheSameDisk(t *testing.T) {
-	got := whole([]volume.Device{{Name: "sda", Disk: true}, {Name: "sda1"}, {Name: "sdb1"}})
-	if len(got) != 2 || got[1].Name != "sdb1" {
+	got := whole([]volume.Device{{Name: "sda", Disk: true}, {Name: "sda1"}, {Name: "sdb1"}, {Name: "sdaa1"}})
+	if len(got) != 3 || got[1].Name != "sdb1" || got[2].Name != "sdaa1" {
 		t.Errorf("got %+v", got)
 	}
 }

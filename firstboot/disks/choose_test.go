@@ -74,6 +74,21 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+func TestPartOf(t *testing.T) {
+	for _, c := range []struct {
+		name, disk string
+		want       bool
+	}{
+		{"sda1", "sda", true}, {"sda12", "sda", true}, {"nvme0n1p2", "nvme0n1", true}, {"mmcblk0p1", "mmcblk0", true},
+		{"sda", "sda", false}, {"sdaa", "sda", false}, {"sdab1", "sda", false}, {"nvme0n12", "nvme0n1", false}, {"nvme0n12p1", "nvme0n1", false},
+		{"nvme0n1p", "nvme0n1", false}, {"mmcblk0boot0", "mmcblk0", false}, {"vda1", "vd", false}, {"", "sda", false},
+	} {
+		if got := PartOf(c.name, c.disk); got != c.want {
+			t.Errorf("%q of %q: %t", c.name, c.disk, got)
+		}
+	}
+}
+
 func TestConsent(t *testing.T) {
 	holds := []Holding{{Where: whole, What: "a partition table (gpt)"}, {Where: "sda1", What: `ext4 "root"`}}
 	with := func(serial, wwn string, paths ...string) Disk {

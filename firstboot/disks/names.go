@@ -22,6 +22,17 @@ func clean(s string) string {
 	return strings.TrimSpace(s)
 }
 
+// PartOf reports whether a device is a partition of a disk, by the kernel's names:
+// "sda1" of "sda", "nvme0n1p1" of "nvme0n1" (block/partitions/core.c). "sdaa" is
+// another disk.
+func PartOf(name, disk string) bool {
+	number, ok := strings.CutPrefix(name, disk)
+	if ok && strings.TrimRight(disk, "0123456789") != disk {
+		number, ok = strings.CutPrefix(number, "p")
+	}
+	return ok && number != "" && strings.Trim(number, "0123456789") == ""
+}
+
 // linksOf are the links that udev made, by the kernel's name. An installer has
 // no udev, so that there are none.
 func linksOf(dev string) map[string][]string {
