@@ -132,7 +132,7 @@ func (n *Node) choose() (disks.Disk, error) {
 	}
 	var avoid []string
 	for _, d := range all {
-		if slices.ContainsFunc(n.volumes, func(v string) bool { return v == d.Name || disks.PartOf(v, d.Name) }) {
+		if slices.ContainsFunc(n.volumes, d.Has) {
 			avoid = append(avoid, d.Name)
 		}
 	}

@@ -73,7 +73,11 @@ func printDisks(w io.Writer, disks []handoff.Disk) {
 		if d.Path != "" { // what names it in its place
 			serial = d.Path
 		}
-		row(d.Name, size(d.Size), d.Type, d.Model, serial, d.WWN, holds[0])
+		names := d.Name
+		if d.Also != "" {
+			names += ", " + d.Also
+		}
+		row(names, size(d.Size), d.Type, d.Model, serial, d.WWN, holds[0])
 		for _, h := range holds[1:] {
 			fmt.Fprintln(t, strings.Repeat("\t", 6)+table.Clean(h))
 		}

@@ -16,7 +16,7 @@ func hall(m *seed.Machine) {
 	facts.Disks = []handoff.Disk{
 		{Name: "nvme0n1", Size: 1920383410176, Model: "SAMSUNG MZQL21T9HCJR", Serial: "S64GNE0R1", WWN: "eui.36344730", Type: "nvme",
 			Holds: []string{"a partition table (gpt)", `nvme0n1p1: vfat "EFI"`, `nvme0n1p2: LVM physical volume "vg0"`}},
-		{Name: "sda", Size: 480103981056, Model: "INTEL SSDSC2KB48", Serial: "PHYF1", WWN: "naa.55cd2e41", Type: "ssd"},
+		{Name: "sda", Also: "sdc", Size: 480103981056, Model: "INTEL SSDSC2KB48", Serial: "PHYF1", WWN: "naa.55cd2e41", Type: "ssd"},
 		{Name: "sdb", Size: 16008609792, Model: "Ultra\x1b[2J Fit", Type: "usb", Path: "/dev/disk/by-path/pci-0000:00:14.0-usb-0:2:1.0-scsi-0:0:0:0", Holds: []string{"xfs \"\u202edata\""}},
 	}
 	m.Facts = &facts
@@ -27,12 +27,12 @@ func TestDisks(t *testing.T) {
 	d.Change("cp-2", hall)
 	d.Change("cp-1", func(m *seed.Machine) { m.Facts = nil })
 	d.Change("worker-1", func(m *seed.Machine) { m.Facts = &handoff.Facts{} })
-	const want = `NAME     SIZE        TYPE  MODEL                 SERIAL                                                       WWN           HOLDS
-nvme0n1  1920.38 GB  nvme  SAMSUNG MZQL21T9HCJR  S64GNE0R1                                                    eui.36344730  a partition table (gpt)
-                                                                                                                            nvme0n1p1: vfat "EFI"
-                                                                                                                            nvme0n1p2: LVM physical volume "vg0"
-sda      480.10 GB   ssd   INTEL SSDSC2KB48      PHYF1                                                        naa.55cd2e41  nothing
-sdb      16.01 GB    usb   Ultra·[2J Fit         /dev/disk/by-path/pci-0000:00:14.0-usb-0:2:1.0-scsi-0:0:0:0  -             xfs "·data"
+	const want = `NAME      SIZE        TYPE  MODEL                 SERIAL                                                       WWN           HOLDS
+nvme0n1   1920.38 GB  nvme  SAMSUNG MZQL21T9HCJR  S64GNE0R1                                                    eui.36344730  a partition table (gpt)
+                                                                                                                             nvme0n1p1: vfat "EFI"
+                                                                                                                             nvme0n1p2: LVM physical volume "vg0"
+sda, sdc  480.10 GB   ssd   INTEL SSDSC2KB48      PHYF1                                                        naa.55cd2e41  nothing
+sdb       16.01 GB    usb   Ultra·[2J Fit         /dev/disk/by-path/pci-0000:00:14.0-usb-0:2:1.0-scsi-0:0:0:0  -             xfs "·data"
 `
 	for _, ref := range []string{"cp-2", "7k3m9q", "52-54-00-12-00-00"} {
 		if code, out, e := cli(t, "disks", ref); code != 0 || out != want {

@@ -72,8 +72,9 @@ type Facts struct {
 
 // Disk is one disk of a machine.
 type Disk struct {
-	Name   string `json:"name"` // kernel's: sda, nvme0n1
-	Size   int64  `json:"size"` // bytes
+	Name   string `json:"name"`           // kernel's: sda, nvme0n1
+	Also   string `json:"also,omitempty"` // the kernel's other names, "sdb, sdc": each path to a disk has one
+	Size   int64  `json:"size"`           // bytes
 	Model  string `json:"model,omitempty"`
 	Serial string `json:"serial,omitempty"`
 	WWN    string `json:"wwn,omitempty"`

@@ -62,6 +62,9 @@ func (d Disk) String() string {
 			text = append(text, p[0]+p[1])
 		}
 	}
+	if len(d.Also) > 0 {
+		text = append(text, "also "+strings.Join(d.Also, ", "))
+	}
 	return fmt.Sprintf("%s (%s)", d.Name, strings.Join(text, ", "))
 }
 
@@ -190,7 +193,8 @@ func misfits(r configs.DiskRule, d Disk) string {
 
 // named reports whether a path means a disk.
 func named(path string, g configs.Glob, d Disk) bool {
-	for _, n := range append(append([]string{d.Path, "/dev/" + d.Name}, d.ByID...), d.ByPath...) {
+	devices := d.devices()
+	for _, n := range slices.Concat(devices, d.ByID, d.ByPath) {
 		if g.Match(n) {
 			return true
 		}
@@ -200,5 +204,5 @@ func named(path string, g configs.Glob, d Disk) bool {
 		return true
 	}
 	to, err := filepath.EvalSymlinks(path) // any other link
-	return err == nil && to == d.Path
+	return err == nil && slices.Contains(devices, to)
 }

@@ -27,8 +27,9 @@ type Disk struct {
 	Sector int    // bytes of a logical block: 512 or 4096
 	Model  string
 	Serial string
-	WWN    string // as the kernel writes it: "naa.5000c500a1b2c3d4", "eui.0025385b71b00001"
-	Type   string // configs.DiskType
+	WWN    string   // as the kernel writes it: "naa.5000c500a1b2c3d4", "eui.0025385b71b00001"
+	Type   string   // configs.DiskType
+	Also   []string // the kernel's other names of it: each path to a disk has one
 	// ByID and ByPath are its names below /dev/disk, of udev or as udev would make them.
 	ByID, ByPath []string
 	ReadOnly     bool
@@ -57,7 +58,8 @@ const whole = "whole disk"
 // seconds, and there may be sixty.
 const inParallel = 16
 
-// List lists the disks below sys (/sys) and dev (/dev), by name. Not among them
+// List lists the disks below sys (/sys) and dev (/dev), by name, each once however
+// many paths lead to it. Not among them
 // are drives of removable discs, drives without a medium, and what has no
 // hardware of its own: loop, ram, zram, dm, md.
 func List(sys, dev string) ([]Disk, error) {
@@ -84,7 +86,7 @@ func List(sys, dev string) ([]Disk, error) {
 		})
 	}
 	all.Wait()
-	return out, nil
+	return merge(out), nil
 }
 
 // notDisks are block devices of the kernel that have a device behind them and

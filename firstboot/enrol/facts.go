@@ -119,7 +119,7 @@ func diskFacts(root string) []handoff.Disk {
 	var out []handoff.Disk
 	left := holdsBytes
 	for _, d := range all[:min(len(all), mostDisks)] {
-		f := handoff.Disk{Name: d.Name, Size: d.Size, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Type: d.Type, Holds: d.HoldsText(mostHolds)}
+		f := handoff.Disk{Name: d.Name, Also: strings.Join(d.Also, ", "), Size: d.Size, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Type: d.Type, Holds: d.HoldsText(mostHolds)}
 		if d.Serial == "" && d.WWN == "" {
 			f.Path = d.OwnName()
 		}

@@ -94,7 +94,7 @@ func TestFactsOfManyDisks(t *testing.T) {
 		d := fmt.Sprintf("sd%03d", i)
 		put("sys/block/"+d+"/size", "16384\n")
 		put("sys/block/"+d+"/device/model", strings.Repeat("M", 16))
-		put("sys/block/"+d+"/device/wwid", "naa."+strings.Repeat("5", 32))
+		put("sys/block/"+d+"/device/wwid", fmt.Sprintf("naa.%032d", i))
 		put("sys/block/"+d+"/device/vpd_pg80", "\x00\x80\x00\x14"+strings.Repeat("S", 20))
 		put("dev/"+d, strings.Repeat("\x00", 0x400)+strings.Repeat("\x00", 0x38)+"\x53\xef"+strings.Repeat("\x00", 0x78-0x3a)+"<\"a\"&data>+-+"+
 			strings.Repeat("\x00", 4096-0x485)+"\xfc\x4e\x2b\xa9\x01"+strings.Repeat("\x00", 27)+strings.Repeat("r", 31)+"\x00")

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"slipway.dev/slipway/configs/handoff"
@@ -195,7 +196,7 @@ func (g *Guard) undo(ctx context.Context) error {
 
 // Facts are a disk as the seed is told of it.
 func Facts(d disks.Disk) handoff.Disk {
-	out := handoff.Disk{Name: d.Name, Size: d.Size, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Type: d.Type, Holds: d.HoldsText(12)}
+	out := handoff.Disk{Name: d.Name, Also: strings.Join(d.Also, ", "), Size: d.Size, Model: d.Model, Serial: d.Serial, WWN: d.WWN, Type: d.Type, Holds: d.HoldsText(12)}
 	if d.Serial == "" && d.WWN == "" && len(d.ByPath) > 0 {
 		out.Path = d.ByPath[0]
 	}

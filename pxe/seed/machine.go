@@ -156,7 +156,7 @@ func tidy(f *handoff.Facts) error {
 	f.UUID = strings.ToLower(f.UUID)
 	for i := range f.Disks {
 		d := &f.Disks[i]
-		for _, t := range []*string{&d.Name, &d.Model, &d.Serial, &d.WWN, &d.Type, &d.Path} {
+		for _, t := range []*string{&d.Name, &d.Also, &d.Model, &d.Serial, &d.WWN, &d.Type, &d.Path} {
 			*t = clean(*t, 128)
 		}
 		if len(d.Holds) > mostHolds {
