@@ -43,6 +43,18 @@ func look(path string) (Found, error) {
 // Open mounts a disk that Find found. An error that is fs.ErrNotExist means
 // that the disk was only begun.
 func Open(ctx context.Context, m Machine, f Found) (*Disk, error) {
+	d, err := f.disk(m, m.Mounts)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.mount(ctx); err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Path, err)
+	}
+	return d, nil
+}
+
+// disk is what was found, with nothing mounted yet.
+func (f Found) disk(m Machine, mounts string) (*Disk, error) {
 	dev, err := open(f.Path)
 	if err != nil {
 		return nil, err
@@ -52,10 +64,6 @@ func Open(ctx context.Context, m Machine, f Found) (*Disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Path, err)
 	}
-	d := &Disk{Path: f.Path, ID: read.Disk.ID(), Active: read.Active, m: m, plan: read.Disk,
-		Store: filepath.Join(m.Mounts, "store"), State: filepath.Join(m.Mounts, "state")}
-	if err := d.mount(ctx); err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Path, err)
-	}
-	return d, nil
+	return &Disk{Path: f.Path, ID: read.Disk.ID(), Active: read.Active, m: m, plan: read.Disk,
+		Store: filepath.Join(mounts, "store"), State: filepath.Join(mounts, "state")}, nil
 }

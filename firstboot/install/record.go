@@ -98,12 +98,16 @@ func syncDir(name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// save writes the record to its place, not to the journal alone: Look reads no journal.
 func (d *Disk) save() error {
 	raw, err := json.MarshalIndent(d.Record, "", "  ")
 	if err != nil {
 		return err
 	}
-	return WriteFile(filepath.Join(d.Store, recordFile), append(raw, '\n'), 0o644)
+	if err := WriteFile(filepath.Join(d.Store, recordFile), append(raw, '\n'), 0o644); err != nil {
+		return err
+	}
+	return syncFS(d.Store)
 }
 
 // KeepConfig stores what the node is, before a seed forgets it.
@@ -142,7 +146,8 @@ func (d *Disk) Config() (map[string][]byte, error) {
 	return out, nil
 }
 
-// KeepEnrolment stores the node's part of its conversation with the seed.
+// KeepEnrolment stores the node's part of its conversation with the seed, where
+// Look finds it.
 func (d *Disk) KeepEnrolment(v any) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -152,6 +157,9 @@ func (d *Disk) KeepEnrolment(v any) error {
 		return failed(d.Path, err)
 	}
 	if err := WriteFile(filepath.Join(d.State, keptFile), raw, 0o600); err != nil {
+		return failed(d.Path, err)
+	}
+	if err := syncFS(d.State); err != nil {
 		return failed(d.Path, err)
 	}
 	dev, err := open(d.Path)
