@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"slipway.dev/slipway/bundle/lock"
@@ -26,7 +27,7 @@ func (n *Node) startedFrom(ctx context.Context) error {
 	began, told := time.Now(), 0*time.Second
 	for {
 		_, changed := n.drivers.block()
-		d, err := n.ownDisk(ctx, func(f install.Found) bool { return f.ID.String() == n.Cmdline.Disk }, always)
+		d, err := n.ownDisk(ctx, func(f install.Found) bool { return f.ID.String() == n.Cmdline.Disk }, nil)
 		if err != nil {
 			return err
 		}
@@ -64,44 +65,67 @@ func (n *Node) useSlot(d *install.Disk, s bootdisk.Slot) error {
 	return nil
 }
 
-func always(*install.Disk) bool { return true }
-
-// ownDisk opens the one disk with slipway's tables that fits, nil without one.
+// ownDisk opens the one disk with slipway's tables that fits, nil without one. Of
+// more than its tables a disk is only looked at until it is known to fit: another
+// node may run from it. One that cannot be looked at is opened if it is the only
+// one. Without fits the tables decide.
 func (n *Node) ownDisk(ctx context.Context, looks func(install.Found) bool, fits func(*install.Disk) bool) (*install.Disk, error) {
 	paths, err := n.paths()
 	if err != nil {
 		return nil, err
 	}
-	var found *install.Disk
-	for _, f := range install.Find(paths) {
-		if !looks(f) {
-			continue
-		}
-		if found != nil { // both are mounted in one place
-			found.Unmount()
-			return nil, report.Fail("SW-DISK-AMBIGUOUS", "unplug all but one", fmt.Errorf("%s and %s are both slipway disks", found.Path, f.Path))
-		}
-		d, err := install.Open(ctx, n.hardware.machine(), f)
-		if errors.Is(err, fs.ErrNotExist) { // only begun
-			continue
-		}
-		if err != nil && !f.Active { // begun, and cut short before its file systems were made
-			n.log.Warn("a disk that does not start", "path", f.Path, "err", err)
-			continue
-		}
-		if err != nil {
-			if _, coded := errors.AsType[*report.Failure](err); coded {
-				return nil, err
-			}
-			return nil, report.Fail("SW-DISK-UNUSABLE", "look at the disk with e2fsck, or wipe it to install the node again", err)
-		}
-		if !fits(d) {
-			d.Unmount()
-			continue
-		}
-		found = d
+	all := slices.DeleteFunc(install.Find(paths), func(f install.Found) bool { return !looks(f) })
+	if fits == nil && len(all) == 1 {
+		return n.openDisk(ctx, all[0])
 	}
-	return found, nil
+	var own []install.Found
+	var hurt error
+	for _, f := range all {
+		ok := false
+		err := install.Look(ctx, n.hardware.machine(), f, func(d *install.Disk) { ok = fits == nil || fits(d) })
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			n.log.Warn("a disk that cannot be looked at", "path", f.Path, "active", f.Active, "err", err)
+			ok = len(all) == 1
+			if f.Active {
+				hurt = err
+			}
+		}
+		if ok {
+			own = append(own, f)
+		}
+	}
+	switch {
+	case len(own) > 1:
+		return nil, report.Fail("SW-DISK-AMBIGUOUS", "unplug all but one", fmt.Errorf("%s and %s both say that they are this machine's", own[0].Path, own[1].Path))
+	case len(own) == 0 && hurt != nil:
+		return nil, report.Fail("SW-DISK-UNUSABLE", "unplug the slipway disks that are another machine's; this one's is repaired when it is the only one",
+			fmt.Errorf("another slipway disk is there, and nothing was written to this one, which may be this machine's: %w", hurt))
+	case len(own) == 0:
+		return nil, nil
+	}
+	d, err := n.openDisk(ctx, own[0])
+	if d != nil && fits != nil && !fits(d) { // by its journal
+		d.Unmount()
+		return nil, nil
+	}
+	return d, err
+}
+
+// openDisk mounts a disk that is the node's, nil when it was only begun.
+func (n *Node) openDisk(ctx context.Context, f install.Found) (*install.Disk, error) {
+	d, err := install.Open(ctx, n.hardware.machine(), f)
+	switch _, coded := errors.AsType[*report.Failure](err); {
+	case err == nil:
+		return d, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case !f.Active: // begun, and cut short before its file systems were made
+		n.log.Warn("a disk that does not start", "path", f.Path, "err", err)
+		return nil, nil
+	case coded:
+		return nil, err
+	}
+	return nil, report.Fail("SW-DISK-UNUSABLE", "look at the disk with e2fsck, or wipe it to install the node again", err)
 }
 
 // paths are those of all disks.
@@ -119,6 +143,7 @@ func (n *Node) paths() (out []string, err error) {
 func (n *Node) knownDisk(ctx context.Context) error {
 	var kept enrol.Kept
 	d, err := n.ownDisk(ctx, func(install.Found) bool { return true }, func(d *install.Disk) bool {
+		kept = enrol.Kept{}
 		ok, err := d.Enrolment(&kept)
 		if err != nil {
 			n.log.Warn("a disk's enrolment", "path", d.Path, "err", err)
