@@ -175,14 +175,17 @@ func kubernetesPhase(ctx context.Context, n *Node) error {
 	if err := r.Init(ctx, node); err != nil {
 		return err
 	}
+	renewed := make(chan struct{}, 1)
 	if node.Seeded {
-		k, err := r.Cluster(node)
-		if err != nil {
+		if _, err := r.Cluster(node); err != nil {
 			return report.Fail("SW-KUBEADM-DATA", "start the node again", err)
 		}
-		n.tellSeed("cluster", func(ctx context.Context) error { return n.enrol.Cluster(ctx, k) })
+		n.own("kubernetes", "cluster", func(ctx context.Context) {
+			telling(ctx, renewed, func() (handoff.Cluster, error) { return r.Cluster(node) }, n.enrol.Cluster,
+				func(err error) { n.Report.Error("kubernetes", "cluster", err, nil) })
+		})
 	}
-	n.own("kubernetes", "certificates", func(ctx context.Context) { n.renewing(ctx, r) })
+	n.own("kubernetes", "certificates", func(ctx context.Context) { n.renewing(ctx, r, renewed) })
 	n.done(fmt.Sprintf("Kubernetes %s runs on %s", node.KubernetesVersion, node.Name), nil)
 	return nil
 }
@@ -207,12 +210,38 @@ func (n *Node) tellSeed(step string, say func(context.Context) error) {
 	})
 }
 
-// renewing looks at the certificates twice a day.
-func (n *Node) renewing(ctx context.Context, r kubeadm.Runner) {
+// telling says how the cluster is reached, and says it again after every look at the
+// certificates that has made that another: a seed that is not told of the admin's new
+// one loses the cluster when the one that it has ends.
+func telling(ctx context.Context, looked <-chan struct{}, read func() (handoff.Cluster, error), say func(context.Context, handoff.Cluster) error, fail func(error)) {
+	for told := (handoff.Cluster{}); ; {
+		k, err := read()
+		if err == nil && k != told {
+			if err = say(ctx, k); err == nil {
+				told = k
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			fail(err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-looked:
+		}
+	}
+}
+
+// renewing looks at the certificates twice a day, and says that it did.
+func (n *Node) renewing(ctx context.Context, r kubeadm.Runner, looked chan<- struct{}) {
 	for {
 		next, err := r.Renew(ctx, time.Now())
 		if err != nil {
 			n.Report.Error("kubernetes", "certificates", err, nil)
+		}
+		select {
+		case looked <- struct{}{}:
+		default:
 		}
 		select {
 		case <-ctx.Done():

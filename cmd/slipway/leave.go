@@ -22,7 +22,7 @@ type leaving struct {
 
 func (l *leaving) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&l.yes, "yes", false, "do it; without, it shows what would be lost")
-	cmd.Flags().BoolVar(&l.force, "force", false, "go on when pods still stand or the API server does not answer")
+	cmd.Flags().BoolVar(&l.force, "force", false, "go on when pods still stand or the API server does not answer; remove: also when a machine that is not reached has an order")
 	cmd.Flags().DurationVar(&l.drain, "drain-timeout", seed.DrainFor, "how long its pods have to move")
 }
 
@@ -57,10 +57,10 @@ func (a *app) removeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove REF",
 		Short: "Take a node out of the cluster for good",
-		Long: `Remove evicts a worker's pods within their disruption budgets, deletes its Node and
-orders the machine to reset itself: its disk starts no more and holds nothing of the
-node, and it powers off. Its name is free then. Of a machine that is not reached only
-the name is given away; its disk stays what it is. Control planes are refused.`,
+		Long: `Remove evicts a worker's pods within their disruption budgets and orders the machine
+to reset itself: its disk starts no more and holds nothing of the node, and it powers
+off. Its Node is deleted then, and its name is free. Of a machine that is not reached
+only the Node and the name go; its disk stays what it is. Control planes are refused.`,
 		Example: "  slipway remove worker-2\n  slipway remove worker-2 --yes --force",
 		Args:    oneArg("REF"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -148,7 +148,7 @@ func left(d seed.Departure, m seed.Machine, verb handoff.Verb) string {
 		return name + " is not reached; the order stands until it asks. To take it back: slipway withdraw " + name
 	case verb == handoff.Reimage:
 		return name + " has enrolled again and installs itself: slipway nodes " + name + " --wait ready"
-	case m.Order != nil && m.Order.State == handoff.Done:
+	case m.Order != nil && m.Order.Verb == verb && m.Order.State == handoff.Done && !m.Order.Told.IsZero():
 		return name + " is removed and has reset itself; its name is free"
 	}
 	return name + " is removed and its name is free; the machine was not reached: its disk still starts the node that it was, wipe it before it is switched on (slipway reset on the machine)"
@@ -182,6 +182,9 @@ func (a *app) wouldLeave(d seed.Departure, l leaving, verb handoff.Verb) error {
 		} else {
 			line("loses", "its name, and everything on the disk that it starts from; data disks are kept")
 		}
+		if o := d.Machine.Order; o.Open() {
+			line("order", "it has one that it has not followed, given at %s: %s", o.Given.Local().Format(time.TimeOnly), o)
+		}
 		if !d.Reachable {
 			line("reached", "no: nothing was heard of it for half a minute")
 		}
@@ -193,7 +196,7 @@ func (a *app) wouldLeave(d seed.Departure, l leaving, verb handoff.Verb) error {
 	if verb == handoff.Reset {
 		words[1] = "remove"
 	}
-	if l.force {
+	if l.force || d.Machine.Order.Open() && verb == handoff.Reset {
 		words = append(words, "--force")
 	}
 	if l.drain != seed.DrainFor {

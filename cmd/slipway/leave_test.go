@@ -58,7 +58,7 @@ func TestUpgradeStory(t *testing.T) {
 	})
 	d.Change("worker-5", func(m *seed.Machine) { m.Bundle = "refused" })
 	d.Change("cp-1", func(m *seed.Machine) { m.Bundle = "example 11" })
-	tell(t, []line{{"upgrade --yes", 1, []string{"nothing was changed: worker-5: one minor at a time"}}})
+	tell(t, []line{{"upgrade --yes", 1, []string{"nothing was changed: worker-5: one minor at a time", "hint: worker-5: slipway reimage worker-5\n"}}})
 	if code, out, e := cli(t, "upgrade", "cp-1", "--yes", "-o", "json"); code != 0 || !json.Valid([]byte(out)) {
 		t.Errorf("%d %s%s", code, out, e)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/pxe/seed/operator"
@@ -100,12 +102,15 @@ func printUpgrade(w io.Writer, p seed.Upgrade) {
 }
 
 func (a *app) upgrade(ctx context.Context, c *operator.Client, p seed.Upgrade, refs []string, yes bool) error {
-	var refused []string
+	var refused, hints []string
 	var todo []seed.UpgradeNode
 	for _, u := range p.Nodes {
 		switch u.Step {
 		case seed.UpgradeRefused:
 			refused = append(refused, table.Clean(u.Name+": "+u.Why))
+			if u.Hint != "" {
+				hints = append(hints, table.Clean(u.Name+": "+u.Hint))
+			}
 		case seed.UpgradeNow, seed.UpgradeOrdered:
 			todo = append(todo, u)
 		default:
@@ -113,7 +118,7 @@ func (a *app) upgrade(ctx context.Context, c *operator.Client, p seed.Upgrade, r
 		}
 	}
 	if len(refused) > 0 {
-		return still{"nothing was changed: " + strings.Join(refused, "; "), "look at all of them: slipway upgrade --dry-run"}
+		return still{"nothing was changed: " + strings.Join(refused, "; "), cmp.Or(strings.Join(hints, "; "), "look at all of them: slipway upgrade --dry-run")}
 	}
 	if len(todo) > 0 && !yes {
 		printUpgrade(a.err, p)
@@ -185,8 +190,38 @@ func (a *app) narrated(ctx context.Context, c *operator.Client, id string, do fu
 	return err
 }
 
-// patience is how long a node may take to ask for its order, before that is worth a line.
-const patience = 45 * time.Second
+// patience is how long a node may take to ask for its order, and silence how long one
+// that was told may say nothing, before that is worth a line.
+const (
+	patience = 45 * time.Second
+	silence  = 5 * time.Minute
+)
+
+// standstill is what there is to say while a machine's order has not ended; "" for nothing.
+func standstill(m seed.Machine, began, now time.Time) string {
+	name, o := table.Clean(operator.Name(m)), m.Order
+	if o.Told.IsZero() {
+		if now.Sub(began) < patience {
+			return ""
+		}
+		return fmt.Sprintf("%s has not asked for its order yet: is it on, and does it reach the seed? To take the order back: slipway withdraw %s", name, name)
+	}
+	heard := o.Told
+	if m.Step.Time.After(heard) {
+		heard = m.Step.Time
+	}
+	switch {
+	case !o.Ended.IsZero() && now.Sub(o.Ended) > patience:
+		return name + " has reset itself; its name is free when the API server has deleted its Node: is the control plane up?"
+	case !o.Ended.IsZero() || now.Sub(heard) < silence:
+		return ""
+	}
+	text := fmt.Sprintf("%s was told at %s, and nothing was heard of it since %s: look at its screen", name, o.Told.Local().Format(time.TimeOnly), heard.Local().Format(time.TimeOnly))
+	if m.Role == configs.RoleControlPlane {
+		return text
+	}
+	return text + "; if the machine is gone for good: slipway remove " + name + " --force"
+}
 
 // obeyed waits until a machine's order has ended. Interrupted, it says that the
 // order stands, and how it goes on.
@@ -194,23 +229,24 @@ func (a *app) obeyed(ctx context.Context, c *operator.Client, m seed.Machine, go
 	if m.Order == nil {
 		return m, nil
 	}
-	order, began, warned := m.Order.ID, time.Now(), false
+	order, began, said := m.Order.ID, time.Now(), ""
 	for {
 		name := table.Clean(operator.Name(m))
 		switch o := m.Order; {
 		case o == nil || o.ID != order:
 			return m, still{name + " has another order now, or none", "slipway nodes " + name}
-		case o.State == handoff.Done:
+		case o.State == handoff.Done && !(o.Forget && o.Leave): // its name is free when its Node is gone
 			return m, nil
-		case !o.Open():
+		case !o.Open() && o.State != handoff.Done:
 			text := fmt.Sprintf("%s: %s: %s", name, o, o.Text)
 			if o.Code != "" {
 				text += " (" + o.Code + ")"
 			}
 			return m, still{table.Clean(text), table.Clean(o.Hint)}
-		case o.Told.IsZero() && !warned && time.Since(began) > patience:
-			warned = true
-			a.tell(fmt.Sprintf("%s has not asked for its order yet: is it on, and does it reach the seed? To take the order back: slipway withdraw %s", name, name))
+		}
+		if text := standstill(m, began, time.Now()); text != "" && text != said {
+			said = text
+			a.tell(text)
 		}
 		select {
 		case <-ctx.Done():

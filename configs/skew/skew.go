@@ -7,6 +7,7 @@ package skew
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -15,6 +16,10 @@ import (
 // mostBehind is how many minors a kubelet may be older than its API server
 // (kubernetes.io/releases/version-skew-policy, since 1.28).
 const mostBehind = 3
+
+// ErrMinor is why a node may not go on by itself that was left behind: what is between
+// has to be taken first, or the node installed anew.
+var ErrMinor = errors.New("one minor at a time")
 
 // version is MAJOR.MINOR.PATCH; what follows a hyphen or a plus is not compared.
 type version struct{ major, minor, patch int }
@@ -58,7 +63,7 @@ func Check(have, want, controlPlane string) error {
 	case w.compare(h) < 0:
 		return fmt.Errorf("from Kubernetes %s to %s: it never goes back", have, want)
 	case w.major != h.major || w.minor > h.minor+1:
-		return fmt.Errorf("from Kubernetes %s to %s: one minor at a time, v%d.%d first", have, want, h.major, h.minor+1)
+		return fmt.Errorf("from Kubernetes %s to %s: %w, v%d.%d first", have, want, ErrMinor, h.major, h.minor+1)
 	}
 	if controlPlane == "" {
 		return nil

@@ -95,7 +95,8 @@ type UpgradeNode struct {
 	Has        string       `json:"has"`        // bundle
 	Kubernetes string       `json:"kubernetes"` // that it runs
 	Step       UpgradeStep  `json:"step"`
-	Why        string       `json:"why,omitempty"` // of what is not to be done
+	Why        string       `json:"why,omitempty"`  // of what is not to be done
+	Hint       string       `json:"hint,omitempty"` // what to do about it
 }
 
 // UpgradeStep is what is to be done with a node.
@@ -144,8 +145,21 @@ const (
 	codeOrderNone    = "SW-ORDER-NONE"    // nothing to withdraw
 	codeOrderTold    = "SW-ORDER-TOLD"    // too late to withdraw
 	codeOrderLost    = "SW-ORDER-LOST"    // the machine is another node now, or none
+	codeOrderCut     = "SW-ORDER-CUT"     // the seed ended before it was told
 	codeOrderUnknown = "SW-ORDER-UNKNOWN" // an outcome of what nobody ordered
 )
+
+// ErrCredentials is what an error of a Kube is when the API server does not accept
+// the certificate that this seed has, or not any more.
+var ErrCredentials = errors.New("the API server does not accept this seed's certificate")
+
+// HintAPI is what to do when the API server did not do something.
+func HintAPI(err error) string {
+	if errors.Is(err, ErrCredentials) {
+		return "the certificate that this seed has for the cluster has ended: restart the control plane, it tells the seed of its new one"
+	}
+	return "check that the control plane runs: slipway nodes"
+}
 
 // Refuse makes a refusal for the packages that carry out what is decided here.
 func Refuse(code, hint, format string, args ...any) *handoff.Refusal {

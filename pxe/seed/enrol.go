@@ -440,6 +440,7 @@ func (c *change) grant(r *record, e *enrolment, how string) error {
 		if r.Order.Open() && r.Order.Verb != handoff.Reimage { // that one ends when the config is taken
 			c.outlived(r, false, "the machine was installed anew")
 		}
+		r.again()
 	}
 	r.Name, r.Role, r.Rule, r.Node, r.Refused = slot.name, slot.role, slot.rule, e.Key, ""
 	e.Phase, e.Name, e.Role, e.Reason = granted, slot.name, slot.role, ""

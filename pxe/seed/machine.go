@@ -7,6 +7,7 @@
 package seed
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -167,4 +168,41 @@ func tidy(f *handoff.Facts) error {
 		}
 	}
 	return nil
+}
+
+// runs takes note of what a node was installed from. Its Kubernetes is known only
+// of the bundle that is served here.
+func (r *record) runs(o Options, bundle string) {
+	if r.Bundle, r.Kubernetes = bundle, ""; bundle == "" {
+		return
+	}
+	if m := o.medium(r.Arch); m != nil && bundleOf(m) == bundle {
+		r.Kubernetes = m.Kubernetes
+	}
+}
+
+// Names in the Data of the event of phase upgrade: what the node runs now.
+const (
+	dataBundle     = "bundle"     // name and serial
+	dataKubernetes = "kubernetes" // v1.37.1
+)
+
+// upgraded takes from a node which bundle it has confirmed.
+func (r *record) upgraded(e handoff.Event) {
+	bundle, _ := e.Data[dataBundle].(string)
+	kubernetes, _ := e.Data[dataKubernetes].(string)
+	if e.Phase != string(handoff.Upgrade) || e.State != handoff.Done || bundle == "" {
+		return
+	}
+	r.Bundle, r.Kubernetes = clean(bundle, 128), clean(kubernetes, 32)
+}
+
+// Nodes are the machines that are nodes, control planes first.
+func (s *Seed) Nodes() []Machine {
+	all := s.Machines()
+	s.mu.Lock()
+	all = slices.DeleteFunc(all, func(m Machine) bool { r := s.machines[m.ID]; return r == nil || r.Node == "" || m.Name == "" })
+	s.mu.Unlock()
+	slices.SortStableFunc(all, func(a, b Machine) int { return cmp.Or(cmp.Compare(a.Role, b.Role), cmp.Compare(a.Name, b.Name)) })
+	return all
 }

@@ -378,7 +378,7 @@ func (s *Seed) mint(ctx context.Context, k handoff.Cluster, e *enrolment, key st
 	j, err := s.o.Kube.Mint(ctx, k, e.Name, key)
 	if err != nil {
 		s.log.Warn("a node cannot join yet", "node", e.Name, "err", err)
-		return j, refusal(codeJoin, "check that the control plane runs: slipway nodes", "the API server at %s gives %s no token yet", k.Server, e.Name)
+		return j, refusal(codeJoin, HintAPI(err), "the API server at %s gives %s no token yet", k.Server, e.Name)
 	}
 	if !j.Address.IsValid() {
 		j.Address = e.Source

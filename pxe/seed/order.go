@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"slipway.dev/slipway/bundle/lock"
+	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/arch"
 	"slipway.dev/slipway/configs/handoff"
 )
@@ -34,9 +35,12 @@ type Ordered struct {
 	Text  string        `json:"text,omitempty"`
 	Hint  string        `json:"hint,omitempty"`
 	// Leave: the cluster has its Node still, which goes when the machine has enrolled
-	// again. Stay: it takes no new pods, and was to leave and does not.
+	// again or is empty. Stay: it takes no new pods, and was to leave and does not.
+	// Drain: its pods are being moved; until that has ended nobody is told, and its Node
+	// is left alone.
 	Leave  bool `json:"leave,omitempty"`
 	Stay   bool `json:"stay,omitempty"`
+	Drain  bool `json:"drain,omitempty"`
 	Forget bool `json:"forget,omitempty"` // its name is free when it is done
 }
 
@@ -61,8 +65,10 @@ const mostPast = 8
 
 // Ordering is what an order is given with.
 type Ordering struct {
-	Leave  bool // delete the Node once the machine has enrolled again
+	Leave  bool // delete the Node once the machine has enrolled again or is empty
+	Drain  bool // tell nobody before Emptied
 	Forget bool // make the name free once it is done
+	Force  bool // in the place of one that a node has which is not reached
 }
 
 // Order tells a node to do something, as soon as it asks. A machine has one
@@ -74,11 +80,14 @@ func (s *Seed) Order(ref string, verb handoff.Verb, how Ordering) (Machine, erro
 		return m, err
 	}
 	err := s.do(func(c *change) error {
-		r, err := c.orderable(ref, verb)
+		r, err := c.orderable(ref, verb, how.Force)
 		if err != nil {
 			return err
 		}
-		o := &Ordered{ID: hex.EncodeToString(id), Verb: verb, Given: s.now(), State: handoff.Started, Leave: how.Leave, Forget: how.Forget}
+		if r.Order.Open() {
+			c.end(r, handoff.Outcome{State: handoff.Skipped, Text: "given up by the operator: the machine is not reached"})
+		}
+		o := &Ordered{ID: hex.EncodeToString(id), Verb: verb, Given: s.now(), State: handoff.Started, Leave: how.Leave, Drain: how.Drain, Forget: how.Forget}
 		if verb != handoff.Reset {
 			served := s.o.medium(r.Arch)
 			o.Bundle, o.Kubernetes = bundleOf(served), served.Kubernetes
@@ -86,6 +95,7 @@ func (s *Seed) Order(ref string, verb handoff.Verb, how Ordering) (Machine, erro
 		if r.Order != nil {
 			past := append(strings.Fields(r.Past), r.Order.ID)
 			r.Past = strings.Join(past[max(0, len(past)-mostPast):], " ")
+			o.Leave, o.Stay = o.Leave || r.Order.Leave, r.Order.Stay // what is still to be done in the cluster
 		}
 		r.Order, r.Token = o, ""
 		c.step(r.ID, StageSystem, handoff.Started, "the operator orders: %s", o)
@@ -95,10 +105,11 @@ func (s *Seed) Order(ref string, verb handoff.Verb, how Ordering) (Machine, erro
 	return m, err
 }
 
-// Orderable says why a node can be given no such order, or which it is.
-func (s *Seed) Orderable(ref string, verb handoff.Verb) (m Machine, err error) {
+// Orderable says why a node can be given no such order, or which it is. By force an
+// order that it has is no hindrance while it is not reached.
+func (s *Seed) Orderable(ref string, verb handoff.Verb, force bool) (m Machine, err error) {
 	err = s.do(func(c *change) error {
-		r, err := c.orderable(ref, verb)
+		r, err := c.orderable(ref, verb, force)
 		if err == nil {
 			m = r.Machine
 		}
@@ -107,7 +118,7 @@ func (s *Seed) Orderable(ref string, verb handoff.Verb) (m Machine, err error) {
 	return m, err
 }
 
-func (c *change) orderable(ref string, verb handoff.Verb) (*record, error) {
+func (c *change) orderable(ref string, verb handoff.Verb, force bool) (*record, error) {
 	r, _, err := c.find(ref)
 	if err != nil {
 		return nil, err
@@ -120,9 +131,17 @@ func (c *change) orderable(ref string, verb handoff.Verb) (*record, error) {
 		return nil, refusal(codeOrderNode, "list them: slipway nodes", "%s is not a node that has its config", r.called())
 	case r.State == Waiting || r.State == Approved:
 		return nil, refusal(codeOrderState, "approve it, or reject it: slipway reject "+cmp.Or(r.Code, r.ID), "%s was restarted and enrols again", r.called())
-	case r.Order.Open():
-		return nil, refusal(codeOrderOpen, "wait for it: slipway nodes, or take it back: slipway withdraw "+r.called(),
+	case r.Order.Open() && (r.Order.Drain || !force || c.s.live(r.Node)):
+		hint := ", or take it back: slipway withdraw " + r.called()
+		if !r.Order.Told.IsZero() {
+			hint = r.ifGone()
+		}
+		return nil, refusal(codeOrderOpen, "wait for it: slipway nodes "+r.called()+hint,
 			"%s has an order already, given at %s: %s", r.called(), r.Order.Given.Format(time.TimeOnly), r.Order)
+	case r.Order != nil && r.Order.Drain:
+		return nil, refusal(codeOrderOpen, "again in a moment", "the drain of %s is being stopped", r.called())
+	case r.Order != nil && r.Order.Leave && verb != handoff.Reset:
+		return nil, refusal(codeOrderOpen, "check that the control plane runs: slipway nodes", "%s was installed anew, and its Node of before is still to be deleted", r.called())
 	case verb != handoff.Reset && c.s.o.medium(r.Arch) == nil:
 		return nil, refusal(codeOrderArch, "start the seed with a medium for it: slipway serve", "this seed serves no bundle for %s, which is %s", r.called(), r.Arch)
 	}
@@ -134,6 +153,14 @@ func errSelf(r *record) error {
 }
 
 func (r *record) called() string { return cmp.Or(r.Name, r.ID) }
+
+// ifGone ends a hint with what to type when a machine never comes back.
+func (m Machine) ifGone() string {
+	if m.Role == configs.RoleControlPlane {
+		return ""
+	}
+	return "; if the machine is gone for good: slipway remove " + cmp.Or(m.Name, m.ID) + " --force"
+}
 
 // TakeBack withdraws an order, as long as the node cannot know it, or puts one
 // that went wrong out of sight.
@@ -149,7 +176,7 @@ func (s *Seed) TakeBack(ref string) (Machine, error) {
 		case o == nil || !o.Open() && o.State != handoff.Failed:
 			return refusal(codeOrderNone, "list them: slipway nodes", "%s has no order", r.called())
 		case o.Open() && !o.Told.IsZero():
-			return refusal(codeOrderTold, "wait for its outcome: slipway nodes "+r.called(), "%s was told at %s and does it: %s", r.called(), o.Told.Format(time.TimeOnly), o)
+			return refusal(codeOrderTold, "wait for its outcome: slipway nodes "+r.called()+r.ifGone(), "%s was told at %s and does it: %s", r.called(), o.Told.Format(time.TimeOnly), o)
 		}
 		c.end(r, handoff.Outcome{State: handoff.Skipped, Text: "withdrawn by the operator"})
 		m = r.Machine
@@ -162,8 +189,11 @@ func (s *Seed) TakeBack(ref string) (Machine, error) {
 func (c *change) end(r *record, out handoff.Outcome) {
 	o := *r.Order
 	o.State, o.Ended, o.Code, o.Text, o.Hint = out.State, c.s.now(), clean(out.Code, longestCode), clean(out.Text, maxText), clean(out.Hint, maxText)
-	if o.State != handoff.Done {
-		o.Leave, o.Stay = false, o.Leave
+	switch {
+	case o.State != handoff.Done:
+		o.Leave, o.Stay = false, o.Stay || o.Leave
+	case o.Verb != handoff.Upgrade:
+		o.Stay = false // that Node goes
 	}
 	r.Order, r.Token = &o, ""
 	text := fmt.Sprintf("%s: %s", &o, cmp.Or(o.Text, string(o.State)))
@@ -191,10 +221,11 @@ func (c *change) tell(key string) (*handoff.Order, error) {
 	}
 	r := c.machine(e.Machine)
 	o := r.Order
-	if !o.Open() {
+	if !o.Open() || o.Drain {
 		return nil, nil
 	}
-	if served := c.s.o.medium(r.Arch); o.Told.IsZero() && o.Bundle != "" && (served == nil || bundleOf(served) != o.Bundle) {
+	// A reimage that was told goes on: the machine may be in the installer by now.
+	if served := c.s.o.medium(r.Arch); (o.Told.IsZero() || o.Verb == handoff.Upgrade) && o.Bundle != "" && (served == nil || bundleOf(served) != o.Bundle) {
 		c.end(r, handoff.Outcome{State: handoff.Failed, Code: codeOrderArch, Text: "this seed serves that bundle no more", Hint: "order it again"})
 		return nil, nil
 	}
@@ -218,21 +249,69 @@ func (c *change) tell(key string) (*handoff.Order, error) {
 	return out, nil
 }
 
+// Emptied says that the drain which an order waits for has ended: the order stands
+// from now on, or with an error does not. A Node that was drained for nothing takes
+// pods again.
+func (s *Seed) Emptied(id, order string, failed error) (Machine, error) {
+	var m Machine
+	var gone error
+	err := s.do(func(c *change) error {
+		r := c.machine(id)
+		if r == nil || r.Order == nil || r.Order.ID != order || !r.Order.Drain {
+			return refusal(codeOrderNone, "list them: slipway nodes", "that order does not stand any more")
+		}
+		o := *r.Order
+		o.Drain = false
+		switch r.Order = &o; {
+		case !o.Open(): // it was withdrawn meanwhile, or the machine rejected
+			c.step(r.ID, StageKubernetes, handoff.Running, "its drain has ended")
+			gone = refusal(codeOrderNone, "look at it: slipway nodes "+r.called(), "the order of %s ended while its pods were moved: %s", r.called(), cmp.Or(o.Text, string(o.State)))
+		case failed != nil:
+			c.end(r, handoff.Outcome{State: handoff.Skipped, Text: "not drained: " + failed.Error()})
+		default:
+			o.Given = s.now()
+		}
+		m = r.Machine
+		return nil
+	})
+	return m, cmp.Or(err, gone)
+}
+
+// interrupted ends the orders whose drain an earlier run of the seed did not finish.
+func (s *Seed) interrupted(c *change) error {
+	for id, old := range s.machines {
+		if old.Order == nil || !old.Order.Drain {
+			continue
+		}
+		r := c.machine(id)
+		o := *r.Order
+		o.Drain = false
+		if r.Order = &o; o.Open() {
+			verb := "remove"
+			if o.Verb == handoff.Reimage {
+				verb = "reimage"
+			}
+			c.end(r, handoff.Outcome{State: handoff.Failed, Code: codeOrderCut, Text: "the seed ended while its pods were moved", Hint: "order it again: slipway " + verb + " " + r.called()})
+		}
+	}
+	return nil
+}
+
 // Left says that what the cluster has of an order's machine is as it should be:
-// no Node of before, or one that takes pods again.
-func (s *Seed) Left(id, order string) error {
+// no Node of before, or one that takes pods again. The text says it.
+func (s *Seed) Left(id, order, text string) error {
 	return s.do(func(c *change) error {
 		r := c.machine(id)
 		if r == nil || r.Order == nil || r.Order.ID != order || !r.Order.Leave && !r.Order.Stay {
 			return nil
 		}
-		o, text := *r.Order, "its Node was deleted from the cluster"
-		if o.Stay {
-			text = "its Node takes pods again"
-		}
+		o := *r.Order
 		o.Leave, o.Stay = false, false
 		r.Order = &o
 		c.step(id, StageKubernetes, handoff.Done, "%s", text)
+		if o.Forget && o.State == handoff.Done {
+			c.forget(r)
+		}
 		return nil
 	})
 }
@@ -243,17 +322,42 @@ type Departing struct {
 	Stays           bool
 }
 
-// Departing are the machines that are back from a reimage and have a Node of
-// before still, and those that were drained for nothing.
+// Departing are the machines that are back from a reimage or were reset, and have
+// a Node of before still, and those that were drained for nothing.
 func (s *Seed) Departing() (all []Departing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, r := range s.machines {
-		if o := r.Order; o != nil && !o.Open() && (o.Leave || o.Stay) && r.Name != "" {
+		if o := r.Order; o != nil && !o.Drain && r.Name != "" && (!o.Open() && (o.Leave || o.Stay) || o.Stay && o.Verb == handoff.Upgrade) {
 			all = append(all, Departing{id, r.Name, o.ID, o.Stay})
 		}
 	}
 	return all
+}
+
+// leaving: its old Node is still there, and deleting it once the new one has
+// joined would delete that.
+func (s *Seed) leaving(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.machines[id]
+	return r != nil && r.Order != nil && r.Order.Leave
+}
+
+// again is a machine that was to be reset and becomes a node instead: the Node of
+// before goes first.
+func (r *record) again() {
+	if r.Order == nil || r.Order.Verb != handoff.Reset {
+		return
+	}
+	o := *r.Order
+	o.Leave, o.Stay, o.Forget = o.Leave || o.Stay, false, false
+	r.Order = &o
+}
+
+// untold says that an order to do that is not known to the node.
+func (o *Ordered) untold(verb handoff.Verb) bool {
+	return o.Open() && o.Verb == verb && o.Told.IsZero()
 }
 
 // Reached is the cluster that runs; ok is false while there is none.
@@ -274,15 +378,6 @@ func (s *Seed) Serves(a arch.Arch) (bundle, kubernetes string) {
 	return "", ""
 }
 
-// leaving: its old Node is still there, and deleting it once the new one has
-// joined would delete that.
-func (s *Seed) leaving(id string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.machines[id]
-	return r != nil && r.Order != nil && r.Order.Leave
-}
-
 // Reachable says that a node asked for orders, or said something, within the
 // last half minute.
 func (s *Seed) Reachable(ref string) bool {
@@ -296,46 +391,8 @@ func (s *Seed) Reachable(ref string) bool {
 	return false
 }
 
-// Forget makes a node a machine that nobody knows: its name is free.
-func (s *Seed) Forget(ref string) (Machine, error) {
-	var m Machine
-	err := s.do(func(c *change) error {
-		r, _, err := c.find(ref)
-		if err != nil {
-			return err
-		}
-		if r.Node == selfKey {
-			return errSelf(r)
-		}
-		c.outlived(r, false, "the node was removed")
-		c.forget(r)
-		m = r.Machine
-		return nil
-	})
-	return m, err
-}
-
-func (c *change) forget(r *record) {
-	c.step(r.ID, StageEnrol, handoff.Done, "removed: the name %q is free", r.Name)
-	for _, key := range append([]string{r.Node}, keysOf(c.pending(r.ID))...) {
-		if o := c.peek(key); o != nil && o.Machine == r.ID {
-			c.enrolment(key).Phase = replaced
-		}
-	}
-	r.Fixed = false
-	r.release()
-	r.Node, r.Key, r.Code, r.Disk, r.HostKeys, r.Back, r.Used, r.Token = "", "", "", "", "", "", false, ""
-	r.State, r.Reason, r.HeldFrom, r.HeldAt, r.Bundle, r.Kubernetes = Seen, "removed by the operator", "", "", "", ""
-}
-
-func keysOf(all []*enrolment) (keys []string) {
-	for _, e := range all {
-		keys = append(keys, e.Key)
-	}
-	return keys
-}
-
-// outcome takes how an order ended. The first word counts.
+// outcome takes how an order ended. The first word counts, but for an upgrade that
+// was not told again because another bundle is served now, and came about all the same.
 func (c *change) outcome(key string, out handoff.Outcome) error {
 	e, err := c.s.holds(key, "")
 	if err != nil {
@@ -348,7 +405,7 @@ func (c *change) outcome(key string, out handoff.Outcome) error {
 		return nil
 	case o == nil || o.ID != out.ID:
 		return refusal(codeOrderUnknown, "look at the seed: slipway nodes "+r.called(), "%q is no order of %s", clean(out.ID, 64), r.called())
-	case !o.Open():
+	case !o.Open() && (o.Code != codeOrderArch || out.State != handoff.Done):
 		return nil
 	case out.State == handoff.Done && o.Verb == handoff.Reimage:
 		return refusal(codeBody, "", "the outcome of a reimage is that the machine enrols with its token")
@@ -359,10 +416,13 @@ func (c *change) outcome(key string, out handoff.Outcome) error {
 		out.Hint = cmp.Or(out.Hint, "its Node was deleted: restart the machine to bring it back")
 	}
 	c.end(r, out)
+	if out.State == handoff.Done && o.Verb == handoff.Reset {
+		r.Disk = "" // it starts nothing
+	}
 	switch {
 	case out.State == handoff.Done && o.Verb == handoff.Upgrade:
 		r.Bundle, r.Kubernetes = o.Bundle, o.Kubernetes
-	case out.State == handoff.Done && o.Forget:
+	case out.State == handoff.Done && o.Forget && !o.Leave: // else its name is its Node's as long as there is one
 		c.forget(r)
 	}
 	return nil
@@ -399,40 +459,3 @@ func (o Options) medium(a arch.Arch) *lock.Manifest {
 }
 
 func bundleOf(m *lock.Manifest) string { return fmt.Sprintf("%s %d", m.Name, m.Serial) }
-
-// runs takes note of what a node was installed from. Its Kubernetes is known only
-// of the bundle that is served here.
-func (r *record) runs(o Options, bundle string) {
-	if r.Bundle, r.Kubernetes = bundle, ""; bundle == "" {
-		return
-	}
-	if m := o.medium(r.Arch); m != nil && bundleOf(m) == bundle {
-		r.Kubernetes = m.Kubernetes
-	}
-}
-
-// Names in the Data of the event of phase upgrade: what the node runs now.
-const (
-	dataBundle     = "bundle"     // name and serial
-	dataKubernetes = "kubernetes" // v1.37.1
-)
-
-// upgraded takes from a node which bundle it has confirmed.
-func (r *record) upgraded(e handoff.Event) {
-	bundle, _ := e.Data[dataBundle].(string)
-	kubernetes, _ := e.Data[dataKubernetes].(string)
-	if e.Phase != string(handoff.Upgrade) || e.State != handoff.Done || bundle == "" {
-		return
-	}
-	r.Bundle, r.Kubernetes = clean(bundle, 128), clean(kubernetes, 32)
-}
-
-// Nodes are the machines that are nodes, control planes first.
-func (s *Seed) Nodes() []Machine {
-	all := s.Machines()
-	s.mu.Lock()
-	all = slices.DeleteFunc(all, func(m Machine) bool { r := s.machines[m.ID]; return r == nil || r.Node == "" || m.Name == "" })
-	s.mu.Unlock()
-	slices.SortStableFunc(all, func(a, b Machine) int { return cmp.Or(cmp.Compare(a.Role, b.Role), cmp.Compare(a.Name, b.Name)) })
-	return all
-}

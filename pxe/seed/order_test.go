@@ -449,7 +449,7 @@ func TestJoinWaitsForTheOldNode(t *testing.T) {
 		t.Error("it does not leave")
 	}
 	for _, other := range []string{"another", o.ID, o.ID} {
-		if err := s.Left(id, other); err != nil {
+		if err := s.Left(id, other, "gone"); err != nil {
 			t.Error(err)
 		}
 		if s.leaving(id) != (other == "another") {

@@ -234,3 +234,47 @@ func (s *Seed) lease(at netip.Addr) render.Lease {
 	}
 	return render.Lease{MAC: mac.String(), Address: netip.PrefixFrom(at, dhcp.Subnet.Bits()), Router: dhcp.Router, DNS: dhcp.DNS}
 }
+
+// Forget makes a node a machine that nobody knows: its name is free.
+func (s *Seed) Forget(ref string) (Machine, error) {
+	var m Machine
+	err := s.do(func(c *change) error {
+		r, _, err := c.find(ref)
+		if err != nil {
+			return err
+		}
+		if r.Node == selfKey {
+			return errSelf(r)
+		}
+		c.outlived(r, r.Order.untold(handoff.Reset), "the node was removed")
+		c.forget(r)
+		m = r.Machine
+		return nil
+	})
+	return m, err
+}
+
+func (c *change) forget(r *record) {
+	c.step(r.ID, StageEnrol, handoff.Done, "removed: the name %q is free", r.Name)
+	for _, key := range append([]string{r.Node}, keysOf(c.pending(r.ID))...) {
+		if o := c.peek(key); o != nil && o.Machine == r.ID {
+			c.enrolment(key).Phase = replaced
+		}
+	}
+	if r.Order != nil {
+		o := *r.Order
+		o.Leave, o.Stay, o.Drain = false, false, false
+		r.Order = &o
+	}
+	r.Fixed = false
+	r.release()
+	r.Node, r.Key, r.Code, r.Disk, r.HostKeys, r.Back, r.Used, r.Token = "", "", "", "", "", "", false, ""
+	r.State, r.Reason, r.HeldFrom, r.HeldAt, r.Bundle, r.Kubernetes = Seen, "removed by the operator", "", "", "", ""
+}
+
+func keysOf(all []*enrolment) (keys []string) {
+	for _, e := range all {
+		keys = append(keys, e.Key)
+	}
+	return keys
+}

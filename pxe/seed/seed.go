@@ -139,6 +139,10 @@ func Open(dir string, c *configs.Cluster, o Options) (*Seed, error) {
 		}
 		s.starts(r)
 	}
+	if err := s.do(s.interrupted); err != nil {
+		s.end()
+		return nil, errors.Join(err, db.Close())
+	}
 	s.mu.Lock()
 	s.rewatch()
 	s.mu.Unlock()

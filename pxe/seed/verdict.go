@@ -87,11 +87,17 @@ func orderVerdict(m Machine, idle time.Duration, now time.Time) *Verdict {
 	case o.State == handoff.Failed:
 		return &Verdict{cmp.Or(o.Code, "SW-ORDER-FAILED"), fmt.Sprintf("%s: %s", o, cmp.Or(o.Text, "it failed")),
 			cmp.Or(o.Hint, "look at its screen; out of sight: slipway withdraw "+name)}
-	case !o.Open():
+	case !o.Open() && (o.Leave || o.Stay) && now.Sub(o.Ended) > patientAsk:
+		text := "its Node is still to be deleted from the cluster"
+		if o.Stay {
+			text = "its Node takes no new pods still"
+		}
+		return &Verdict{"SW-ORDER-API", fmt.Sprintf("%s: %s ended %s ago, and the API server did not do it yet", text, o, short(now.Sub(o.Ended))), "check that the control plane runs: slipway nodes"}
+	case !o.Open() || o.Drain:
 	case o.Told.IsZero() && now.Sub(o.Given) > patientAsk:
 		return &Verdict{"SW-ORDER-NOT-ASKED", fmt.Sprintf("it has not asked for its order for %s: %s", short(now.Sub(o.Given)), o), "look whether it is on; to take the order back: slipway withdraw " + name}
 	case !o.Told.IsZero() && now.Sub(o.Told) > patientObey && idle > patientNode:
-		return &Verdict{"SW-ORDER-SLOW", fmt.Sprintf("told %s ago, and nothing was heard for %s: %s", short(now.Sub(o.Told)), short(idle), o), "look at its screen"}
+		return &Verdict{"SW-ORDER-SLOW", fmt.Sprintf("told %s ago, and nothing was heard for %s: %s", short(now.Sub(o.Told)), short(idle), o), "look at its screen" + m.ifGone()}
 	}
 	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"slipway.dev/slipway/configs/handoff"
 )
 
 // authority is a cluster's CA; it writes NAME.crt and NAME.key into dir.
@@ -48,7 +50,9 @@ func (a *authority) sign(t testing.TB, file string, template *x509.Certificate) 
 		t.Fatal(err)
 	}
 	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour)
+	if template.NotAfter.IsZero() {
+		template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour)
+	}
 	parent, signer := a.cert, a.key
 	if parent == nil {
 		parent, signer = template, key
@@ -77,6 +81,19 @@ func (a *authority) sign(t testing.TB, file string, template *x509.Certificate) 
 func (s *Server) Kubeconfig(t testing.TB, user, group string) string {
 	t.Helper()
 	s.ca.issue(t, user, user, []string{group})
+	return s.kubeconfig(t, user)
+}
+
+// Ended is the cluster with an admin's certificate that has ended.
+func (s *Server) Ended(t testing.TB) handoff.Cluster {
+	t.Helper()
+	s.ca.sign(t, "ended", &x509.Certificate{Subject: pkix.Name{CommonName: "ended", Organization: []string{"kubeadm:cluster-admins"}}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)})
+	return handoff.Cluster{Server: s.URL, CA: s.CA, Kubeconfig: s.kubeconfig(t, "ended")}
+}
+
+func (s *Server) kubeconfig(t testing.TB, user string) string {
+	t.Helper()
 	read := func(name string) string {
 		raw, err := os.ReadFile(s.file(name))
 		if err != nil {

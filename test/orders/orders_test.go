@@ -265,7 +265,10 @@ func TestUpgradeAndRemove(t *testing.T) {
 	if err := worker.Ordered(ctx, handoff.Outcome{ID: o.ID, State: handoff.Done}); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := s.op.Machine(ctx, m.ID); err != nil || m.Name != "" || m.State != seed.Seen {
+	if m, err := s.op.Machine(ctx, m.ID); err != nil || m.Name != "w1" || m.Order.State != handoff.Done { // its Node is still to be deleted
+		t.Errorf("%+v %v", m, err)
+	}
+	if m, err := s.op.Remove(ctx, "w1", seed.Leaving{Force: true}); err != nil || m.Name != "" || m.State != seed.Seen {
 		t.Errorf("%+v %v", m, err)
 	}
 }

@@ -8,6 +8,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -68,7 +69,7 @@ const (
 const again = 15 * time.Second
 
 // Run deletes the Nodes of machines that were reimaged, before they may join again,
-// and lets pods come to those that were drained for nothing, until ctx ends: also
+// and of those that were reset, and lets pods come to those that were drained for nothing, until ctx ends: also
 // what an earlier run of the seed left to do.
 func (f *Fleet) Run(ctx context.Context) error {
 	for {
@@ -98,18 +99,22 @@ func (f *Fleet) leave(ctx context.Context, d seed.Departing) error {
 		if err := f.kube.Delete(ctx, k, d.Name); err != nil {
 			return err
 		}
-		return f.seed.Left(d.ID, d.Order)
+		return f.seed.Left(d.ID, d.Order, "its Node was deleted from the cluster")
 	}
 	nodes, err := f.kube.Nodes(ctx, k)
 	if err != nil {
 		return err
 	}
-	if n, ok := named(nodes, d.Name); ok && n.Cordoned {
+	n, ok := named(nodes, d.Name)
+	if !ok {
+		return f.seed.Left(d.ID, d.Order, "it has no Node: restart the machine to bring it back")
+	}
+	if n.Cordoned {
 		if err := f.kube.Cordon(ctx, k, d.Name, false); err != nil {
 			return err
 		}
 	}
-	return f.seed.Left(d.ID, d.Order)
+	return f.seed.Left(d.ID, d.Order, "its Node takes pods again")
 }
 
 // say puts a line into a machine's timeline.
@@ -125,7 +130,11 @@ func (f *Fleet) cluster(ctx context.Context) (k handoff.Cluster, nodes []kube.No
 	}
 	nodes, err = f.kube.Nodes(ctx, k)
 	if err != nil {
-		err = seed.Refuse(codeCluster, "check that the control plane runs: slipway nodes", "the API server at %s does not answer: %s", k.Server, err)
+		what := "does not answer"
+		if errors.Is(err, seed.ErrCredentials) {
+			what = "does not accept this seed"
+		}
+		err = seed.Refuse(codeCluster, seed.HintAPI(err), "the API server at %s %s: %s", k.Server, what, err)
 	}
 	return k, nodes, err
 }

@@ -41,7 +41,8 @@ type cluster struct {
 	pods  []kube.Pod
 	down  error // the API server's answer
 	drain error
-	said  []string // what was done
+	while func(context.Context) // a drain lasts
+	said  []string              // what was done
 }
 
 func (c *cluster) did(format string, args ...any) error {
@@ -69,12 +70,15 @@ func (c *cluster) Nodes(context.Context, handoff.Cluster) ([]kube.Node, error) {
 func (c *cluster) Pods(context.Context, handoff.Cluster, string) ([]kube.Pod, error) {
 	return c.pods, c.down
 }
-func (c *cluster) Drain(_ context.Context, _ handoff.Cluster, node string, limit time.Duration, say func(string)) error {
+func (c *cluster) Drain(ctx context.Context, _ handoff.Cluster, node string, limit time.Duration, say func(string)) error {
 	if err := c.did("drain %s %s", node, limit); err != nil {
 		return err
 	}
 	say("default/web-1 is ending")
-	return c.drain
+	if c.while != nil {
+		c.while(ctx)
+	}
+	return cmp.Or(ctx.Err(), c.drain)
 }
 func (c *cluster) Cordon(_ context.Context, _ handoff.Cluster, node string, on bool) error {
 	return c.did("cordon %s %v", node, on)
@@ -410,6 +414,7 @@ func TestLeavingGoesWrong(t *testing.T) {
 		"down":                      {func(s *site) { s.kube.nodes[1].Ready = false; s.kube.nodes[1].Text = "gone" }, "w1", false, "", "", "not drained: its Node is not Ready (gone)"},
 		"no Node":                   {func(s *site) { s.kube.nodes = s.kube.nodes[:1] }, "w1", false, "", "", ""},
 		"no API server":             {func(s *site) { s.kube.down = errors.New("refused") }, "w1", false, codeCluster, "", "the API server at https://10.0.0.1:6443 does not answer: refused"},
+		"a certificate that ended":  {func(s *site) { s.kube.down = fmt.Errorf("HTTP 401: %w", seed.ErrCredentials) }, "w1", false, codeCluster, "", "the API server at https://10.0.0.1:6443 does not accept this seed: HTTP 401"},
 		"no API server, by force":   {func(s *site) { s.kube.down = errors.New("refused") }, "w1", true, "", "", "its Node was not deleted yet: refused"},
 		"control plane, API silent": {func(s *site) { s.kube.down = errors.New("refused") }, "cp", true, codePlane, "", "only control plane"},
 		"nobody":                    {nil, "nobody", true, "SW-ENROL-UNKNOWN", "", "no machine"},
@@ -443,29 +448,6 @@ func TestLeavingGoesWrong(t *testing.T) {
 	}
 }
 
-func TestRemoveAWorker(t *testing.T) {
-	s := newSite(t)
-	m, err := s.Remove(t.Context(), "w1", seed.Leaving{})
-	if err != nil || m.Order.Verb != handoff.Reset || !m.Order.Forget || m.Order.Leave {
-		t.Fatalf("%+v %v", m, err)
-	}
-	if got := s.kube.done(); got != "drain w1 5m0s, delete w1" {
-		t.Error(got)
-	}
-	var o handoff.Order
-	s.nodes[1].do("GET", handoff.PathOrder, nil, &o)
-	s.nodes[1].do("POST", handoff.PathOrdered, handoff.Outcome{ID: o.ID, State: handoff.Failed, Code: "SW-RESET", Text: "busy"}, nil)
-	if m, _ := s.seed.Machine("w1"); m.Order.Code != "SW-RESET" {
-		t.Errorf("%+v", m.Order)
-	}
-	if m, err := s.Remove(t.Context(), "w1", seed.Leaving{Force: true}); err != nil || m.Name != "" {
-		t.Errorf("%+v %v", m, err)
-	}
-	if _, err := s.seed.Machine("w1"); codeOf(err) != "SW-ENROL-UNKNOWN" {
-		t.Error(err)
-	}
-}
-
 // TestANodeThatStaysTakesPods: withdrawn, or it could not follow.
 func TestANodeThatStaysTakesPods(t *testing.T) {
 	s := newSite(t)
@@ -491,19 +473,5 @@ func TestANodeThatStaysTakesPods(t *testing.T) {
 	}
 	if _, err := s.Withdraw(t.Context(), "w1"); codeOf(err) != "SW-ORDER-NONE" {
 		t.Error(err)
-	}
-}
-
-// TestDrainIsInterrupted: no order is given, and the operator reads what stays.
-func TestDrainIsInterrupted(t *testing.T) {
-	s := newSite(t)
-	ctx, stop := context.WithCancel(t.Context())
-	s.kube.drain = context.Canceled
-	stop()
-	if _, err := s.Reimage(ctx, "w1", seed.Leaving{Force: true}); !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-	if m, _ := s.seed.Machine("w1"); m.Order != nil || !strings.Contains(s.steps("w1"), "the drain was stopped; it takes no new pods until: kubectl uncordon w1\n") {
-		t.Errorf("%+v\n%s", m.Order, s.steps("w1"))
 	}
 }

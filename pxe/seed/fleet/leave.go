@@ -17,7 +17,7 @@ import (
 // Departure says what a node would lose, or why it cannot leave.
 func (f *Fleet) Departure(ctx context.Context, ref string) (seed.Departure, error) {
 	d := seed.Departure{Pods: []string{}}
-	m, err := f.seed.Orderable(ref, handoff.Reset)
+	m, err := f.seed.Orderable(ref, handoff.Reset, true)
 	if err != nil {
 		return d, err
 	}
@@ -39,7 +39,7 @@ func (f *Fleet) Departure(ctx context.Context, ref string) (seed.Departure, erro
 	}
 	pods, err := f.kube.Pods(ctx, k, m.Name)
 	if err != nil {
-		return d, seed.Refuse(codeCluster, "check that the control plane runs: slipway nodes", "the pods of %s: %s", m.Name, err)
+		return d, seed.Refuse(codeCluster, seed.HintAPI(err), "the pods of %s: %s", m.Name, err)
 	}
 	for _, p := range pods {
 		d.Pods = append(d.Pods, describe(p))
@@ -94,103 +94,168 @@ func quorum(m seed.Machine, nodes []kube.Node) error {
 // Node is deleted when the machine has enrolled again: one that cannot follow the
 // order goes on as it was. With Force it is deleted at once.
 func (f *Fleet) Reimage(ctx context.Context, ref string, how seed.Leaving) (seed.Machine, error) {
-	m, err := f.seed.Orderable(ref, handoff.Reimage)
+	m, err := f.seed.Orderable(ref, handoff.Reimage, false)
 	if err != nil {
 		return m, err
 	}
 	if m.Disk == "" {
 		return m, seed.Refuse(codeMemory, "restart it: it enrols again", "%s runs from memory: there is nothing to reimage", m.Name)
 	}
-	k, there, err := f.empty(ctx, m, how)
+	was, err := f.standing(ctx, m, how)
 	if err != nil {
 		return m, err
 	}
-	m, err = f.seed.Order(m.ID, handoff.Reimage, seed.Ordering{Leave: there})
-	if err != nil || !there || !how.Force {
+	m, err = f.empty(ctx, m, was, handoff.Reimage, seed.Ordering{Leave: was.there}, how)
+	if err == nil {
+		m, err = f.seed.Emptied(m.ID, m.Order.ID, nil)
+	}
+	if err != nil || !was.there || !how.Force {
 		return m, err
 	}
-	if err := f.kube.Delete(ctx, k, m.Name); err != nil {
+	// Run does it again once the machine has enrolled again: one that starts before it
+	// hears the order makes its Node anew.
+	if err := f.kube.Delete(ctx, was.cluster, m.Name); err != nil {
 		f.say(m.ID, "its Node was not deleted yet: %s", err)
-		return m, nil // Run does, once the machine has enrolled again
+		return m, nil
 	}
-	return m, f.seed.Left(m.ID, m.Order.ID)
+	f.say(m.ID, "its Node was deleted from the cluster")
+	return m, nil
 }
 
 // Remove takes a node out of the cluster for good. A machine that is reached is
-// ordered to reset itself, and its name is free when it has; any other's at once.
+// ordered to reset itself; when it has, Run deletes its Node, and its name is free.
+// Any other's go at once, and so with Force do those of one that was ordered before;
+// then also an order that such a machine has, and will never follow.
 func (f *Fleet) Remove(ctx context.Context, ref string, how seed.Leaving) (seed.Machine, error) {
-	m, err := f.seed.Orderable(ref, handoff.Reset)
+	m, err := f.seed.Orderable(ref, handoff.Reset, how.Force)
 	if err != nil {
 		return m, err
 	}
-	k, there, err := f.empty(ctx, m, how)
+	ended := m.Order != nil && m.Order.Verb == handoff.Reset && (m.Order.State == handoff.Failed || m.Order.State == handoff.Done)
+	was, err := f.standing(ctx, m, how)
 	if err != nil {
 		return m, err
 	}
-	if there {
-		if err := f.kube.Delete(ctx, k, m.Name); err != nil && !how.Force {
-			return m, seed.Refuse(codeCluster, "again, or with --force, and kubectl delete node "+m.Name+" later", "the Node %s was not deleted: %s", m.Name, err)
+	// Known or not: kubelet makes a Node when it starts.
+	if m, err = f.empty(ctx, m, was, handoff.Reset, seed.Ordering{Leave: was.known, Forget: true, Force: how.Force}, how); err != nil {
+		return m, err
+	}
+	if f.seed.Reachable(m.ID) && !(ended && how.Force) {
+		return f.seed.Emptied(m.ID, m.Order.ID, nil)
+	}
+	if was.there {
+		if err := f.kube.Delete(ctx, was.cluster, m.Name); err != nil && !how.Force {
+			return m, f.spared(m, seed.Refuse(codeCluster, "again, or with --force, and kubectl delete node "+m.Name+" later", "the Node %s was not deleted: %s", m.Name, err))
 		} else if err != nil {
 			f.say(m.ID, "its Node was not deleted: kubectl delete node %s", m.Name)
 		}
 	}
-	failed := m.Order != nil && m.Order.Verb == handoff.Reset && m.Order.State == handoff.Failed
-	if !f.seed.Reachable(m.ID) || failed && how.Force {
-		return f.seed.Forget(m.ID)
-	}
-	return f.seed.Order(m.ID, handoff.Reset, seed.Ordering{Forget: true})
+	return f.seed.Forget(m.ID)
 }
 
-// empty moves a node's pods away; there says that the cluster has a Node of it.
-func (f *Fleet) empty(ctx context.Context, m seed.Machine, how seed.Leaving) (k handoff.Cluster, there bool, err error) {
+// standing is what the cluster has of a node before it leaves.
+type standing struct {
+	cluster handoff.Cluster
+	known   bool // there is one
+	there   bool // it has a Node of it
+	ready   bool // whose pods can move
+}
+
+// standing asks the cluster, and says why a node may not leave.
+func (f *Fleet) standing(ctx context.Context, m seed.Machine, how seed.Leaving) (standing, error) {
 	k, nodes, err := f.cluster(ctx)
+	_, known := f.seed.Reached()
+	was := standing{cluster: k, known: known && f.kube != nil}
 	if refused := quorum(m, nodes); refused != nil {
-		return k, false, refused
+		return was, refused
 	}
 	if err != nil {
 		if !how.Force {
-			return k, false, hinted(err, "again when it does, or --force: then its Node is deleted later")
+			return was, orForce(err)
 		}
 		f.say(m.ID, "not drained: %s", err)
-		return k, true, nil
+		was.there = true
+		return was, nil
 	}
 	n, ok := named(nodes, m.Name)
-	switch {
-	case !ok:
-		return k, false, nil
-	case !n.Ready:
+	if was.there, was.ready = ok, ok && n.Ready; ok && !n.Ready {
 		f.say(m.ID, "not drained: its Node is not Ready (%s)", n.Text)
-		return k, true, nil
+	}
+	return was, nil
+}
+
+// empty gives a node its order, and moves its pods away before the node is told: a
+// seed that is killed meanwhile knows what it has to undo, and nobody else begins.
+func (f *Fleet) empty(ctx context.Context, m seed.Machine, was standing, verb handoff.Verb, o seed.Ordering, how seed.Leaving) (seed.Machine, error) {
+	o.Drain = true
+	m, err := f.seed.Order(m.ID, verb, o)
+	if err != nil || !was.ready {
+		return m, err
 	}
 	limit := cmp.Or(time.Duration(how.Drain)*time.Second, seed.DrainFor)
 	f.say(m.ID, "draining it, for %s at most", limit)
-	return k, true, f.drained(ctx, m, how, f.kube.Drain(ctx, k, m.Name, limit, func(line string) { f.say(m.ID, "%s", line) }))
+	ctx, stop := f.while(ctx, m)
+	defer stop()
+	err = f.kube.Drain(ctx, was.cluster, m.Name, limit, func(line string) { f.say(m.ID, "%s", line) })
+	if err = f.drained(ctx, m, how, err); err != nil {
+		return m, f.spared(m, err)
+	}
+	return m, nil
+}
+
+// while is a context that ends with a machine's order.
+func (f *Fleet) while(ctx context.Context, m seed.Machine) (context.Context, func()) {
+	ctx, stop := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			_, changed := f.seed.Steps(^uint64(0))
+			if now, err := f.seed.Machine(m.ID); err != nil || !now.Order.Open() || now.Order.ID != m.Order.ID {
+				stop()
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+			}
+		}
+	}()
+	return ctx, func() { stop(); <-ended }
+}
+
+// spared ends an order of which nothing comes, and returns why.
+func (f *Fleet) spared(m seed.Machine, err error) error {
+	if _, other := f.seed.Emptied(m.ID, m.Order.ID, err); other != nil {
+		return other
+	}
+	return err
 }
 
 // drained judges how a drain ended.
 func (f *Fleet) drained(ctx context.Context, m seed.Machine, how seed.Leaving, err error) error {
 	var standing *kube.StandingError
-	const stays = "it takes no new pods until: kubectl uncordon "
 	switch {
 	case err == nil:
 		f.say(m.ID, "drained")
 		return nil
 	case ctx.Err() != nil:
-		f.say(m.ID, "the drain was stopped; "+stays+"%s", m.Name)
-		return err
+		f.say(m.ID, "the drain was stopped")
+		return fmt.Errorf("the drain was stopped: %w", err)
 	case how.Force:
 		f.say(m.ID, "not drained, and goes all the same: %s", err)
 		return nil
 	case errors.As(err, &standing):
 		f.say(m.ID, "not drained: %s", err)
-		return seed.Refuse(codeDrain, "again with a longer --drain-timeout, or --force, which loses what runs there; "+stays+m.Name, "%s", err)
+		return seed.Refuse(codeDrain, "again with a longer --drain-timeout, or --force, which loses what runs there; until then it takes pods again", "%s", err)
 	}
-	return seed.Refuse(codeCluster, "again; "+stays+m.Name, "%s", err)
+	return seed.Refuse(codeCluster, "again; until then it takes pods again", "%s", err)
 }
 
-func hinted(err error, hint string) error {
+// orForce adds what can be done without the API server.
+func orForce(err error) error {
 	if r, ok := errors.AsType[*handoff.Refusal](err); ok {
-		return seed.Refuse(r.Code, hint, "%s", r.Text)
+		return seed.Refuse(r.Code, r.Hint+"; or --force: then its Node is deleted later", "%s", r.Text)
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
 	"slipway.dev/slipway/configs/handoff"
@@ -37,7 +38,9 @@ func plan(machines []seed.Machine, nodes []kube.Node, serves func(seed.Machine) 
 		}
 		u.Step, u.Why = step(m, u, bundle)
 		if u.Step == seed.UpgradeNow {
-			u.Step, u.Why = allowed(u, isPlane(m), bundle, kubernetes, plane)
+			if err := allowed(u, isPlane(m), bundle, kubernetes, plane); err != nil {
+				u.Step, u.Why, u.Hint = seed.UpgradeRefused, err.Error(), behind(u, isPlane(m), kubernetes, plane, err)
+			}
 		}
 		if u.Step == seed.UpgradeNow && isPlane(m) {
 			for _, w := range machines {
@@ -89,27 +92,32 @@ func step(m seed.Machine, u seed.UpgradeNode, bundle string) (seed.UpgradeStep, 
 }
 
 // allowed asks the rules of versions.
-func allowed(u seed.UpgradeNode, control bool, bundle, kubernetes, plane string) (seed.UpgradeStep, string) {
-	err := skew.Bundle(u.Has, bundle)
+func allowed(u seed.UpgradeNode, control bool, bundle, kubernetes, plane string) error {
+	if err := skew.Bundle(u.Has, bundle); err != nil {
+		return err
+	}
 	switch {
-	case err != nil:
 	case control:
-		err = skew.Check(u.Kubernetes, kubernetes, "")
+		return skew.Check(u.Kubernetes, kubernetes, "")
 	case plane == "":
-		err = fmt.Errorf("nobody knows which Kubernetes the control plane runs")
-	default:
-		err = skew.Check(u.Kubernetes, kubernetes, plane)
+		return errors.New("nobody knows which Kubernetes the control plane runs")
 	}
-	if err != nil {
-		return seed.UpgradeRefused, err.Error()
+	return skew.Check(u.Kubernetes, kubernetes, plane)
+}
+
+// behind is what to do with a worker that was away for more than one minor. What it
+// has of its own can be made anew, as soon as the control plane has that version.
+func behind(u seed.UpgradeNode, control bool, kubernetes, plane string, why error) string {
+	if control || !errors.Is(why, skew.ErrMinor) || skew.Check(kubernetes, kubernetes, plane) != nil {
+		return ""
 	}
-	return seed.UpgradeNow, ""
+	return "install it anew, when the control plane has " + kubernetes + ": slipway reimage " + u.Name + "; the others by name: slipway upgrade REF..."
 }
 
 // Upgrade orders one node to take the bundle that is served. A worker's turn is
 // only after the control planes'.
 func (f *Fleet) Upgrade(ctx context.Context, ref string) (seed.Machine, error) {
-	m, err := f.seed.Orderable(ref, handoff.Upgrade)
+	m, err := f.seed.Orderable(ref, handoff.Upgrade, false)
 	if err != nil {
 		return m, err
 	}
@@ -126,6 +134,13 @@ func (f *Fleet) Upgrade(ctx context.Context, ref string) (seed.Machine, error) {
 		if isPlane(m) || u.Step == seed.UpgradeSame || u.Step == seed.UpgradeSkipped || u.Role == m.Role {
 			continue
 		}
+		if u.Step == seed.UpgradeRefused {
+			hint := "serve a bundle that the control plane may have: slipway upgrade --dry-run"
+			if skew.Check(p.Kubernetes, p.Kubernetes, u.Kubernetes) == nil {
+				hint += "; or install it anew with this one: slipway reimage " + m.Name
+			}
+			return m, seed.Refuse(codeSkew, hint, "the control plane %s comes before %s, and may not have this bundle: %s", u.Name, m.Name, u.Why)
+		}
 		return m, seed.Refuse(codeSkew, "slipway upgrade", "the control plane %s comes before %s: it has %s still", u.Name, m.Name, u.Has)
 	}
 	switch {
@@ -136,7 +151,7 @@ func (f *Fleet) Upgrade(ctx context.Context, ref string) (seed.Machine, error) {
 	case mine.Step == seed.UpgradeSkipped:
 		return m, seed.Refuse(codeMemory, "slipway upgrade --dry-run shows all", "%s: %s", m.Name, mine.Why)
 	case mine.Step == seed.UpgradeRefused:
-		return m, seed.Refuse(codeSkew, "serve a bundle that may follow: slipway upgrade --dry-run", "%s: %s", m.Name, mine.Why)
+		return m, seed.Refuse(codeSkew, cmp.Or(mine.Hint, "serve a bundle that may follow: slipway upgrade --dry-run"), "%s: %s", m.Name, mine.Why)
 	}
 	return f.seed.Order(m.ID, handoff.Upgrade, seed.Ordering{})
 }

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"slipway.dev/slipway/configs/handoff"
+	"slipway.dev/slipway/pxe/seed"
 )
 
 const (
@@ -39,6 +40,12 @@ type statusError struct {
 }
 
 func (e *statusError) Error() string { return fmt.Sprintf("HTTP %d: %s", e.code, e.text) }
+
+// Is says whether it is seed.ErrCredentials: TLS takes a client certificate that has
+// ended, and the API server's answer is 401.
+func (e *statusError) Is(target error) bool {
+	return target == seed.ErrCredentials && e.code == http.StatusUnauthorized
+}
 
 // gone says that a watch must begin with a new list.
 func (e *statusError) gone() bool { return e.code == http.StatusGone }

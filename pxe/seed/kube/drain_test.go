@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"slipway.dev/slipway/pxe/seed"
 	"slipway.dev/slipway/test/kubeapi"
 )
 
@@ -128,6 +129,9 @@ func TestDrain(t *testing.T) {
 		if err := k.Delete(t.Context(), s.cluster, "w1"); err != nil {
 			t.Error(err)
 		}
+	}
+	if _, err := k.Nodes(t.Context(), s.Ended(t)); !errors.Is(err, seed.ErrCredentials) || !strings.Contains(seed.HintAPI(err), "restart the control plane") {
+		t.Errorf("with a certificate that has ended: %v", err)
 	}
 	var refused *statusError
 	if err := k.Drain(t.Context(), s.cluster, "w1", time.Second, nil); !errors.As(err, &refused) || refused.code != http.StatusNotFound {

@@ -96,7 +96,7 @@ func (k *Kube) forever(ctx context.Context, a *api, name, path string, s sink) e
 		if time.Since(began) > k.most {
 			pause = k.first
 		}
-		k.log.Warn("watch broke, trying again", "of", name, "in", pause.Round(time.Millisecond), "cause", err)
+		k.log.Warn("watch broke, trying again", "of", name, "in", pause.Round(time.Millisecond), "cause", err, "hint", seed.HintAPI(err))
 		if err := sleep(ctx, pause/2+rand.N(pause/2+1)); err != nil {
 			return err
 		}

@@ -34,7 +34,7 @@ func (d *Desk) Plan(context.Context) (seed.Upgrade, error) {
 		case m.Bundle == u.Bundle:
 			n.Step, n.Why = seed.UpgradeSame, "it has that bundle"
 		case m.Bundle == "refused":
-			n.Step, n.Why = seed.UpgradeRefused, "one minor at a time"
+			n.Step, n.Why, n.Hint = seed.UpgradeRefused, "one minor at a time", "slipway reimage "+m.Name
 		case m.Order.Open():
 			n.Step = seed.UpgradeOrdered
 		}
@@ -118,6 +118,7 @@ func (d *Desk) order(ref string, verb handoff.Verb) (seed.Machine, error) {
 			m.Order.Bundle = d.status.Bundle
 		}
 		if out, ok := d.obey[m.Name]; ok {
+			m.Order.Told = Now()
 			m.Order.State, m.Order.Ended, m.Order.Code, m.Order.Text, m.Order.Hint = out.State, Now(), out.Code, out.Text, out.Hint
 			if out.State == handoff.Done && verb == handoff.Upgrade {
 				m.Bundle = d.status.Bundle
