@@ -131,3 +131,12 @@ func TestRoomForAnUpgradeThatWasCutShort(t *testing.T) {
 		t.Errorf("more than there is: %v", err)
 	}
 }
+
+func TestAnOrderIsForOneBundle(t *testing.T) {
+	m := &lock.Manifest{Name: "example", Serial: 13}
+	for bundle, code := range map[string]string{"": codeOf(nil), "example 13": codeOf(nil), "example 12": "SW-ORDER-BUNDLE"} {
+		if err := (wanted{bundle: bundle}).is(m); codeOf(err) != code {
+			t.Errorf("an order for %q: %v", bundle, err)
+		}
+	}
+}

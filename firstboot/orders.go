@@ -79,7 +79,7 @@ func (n *Node) follow(ctx context.Context, o handoff.Order) (then Power, err err
 		if err := n.triedBefore(o.ID); err != nil {
 			return "", err
 		}
-		switch err := n.upgradeLocked(ctx, wanted{source: o.Store, order: o.ID}); {
+		switch err := n.upgradeLocked(ctx, wanted{source: o.Store, order: o.ID, bundle: o.Bundle}); {
 		case err == nil:
 			return Kexec, nil
 		case errors.Is(err, errCurrent):

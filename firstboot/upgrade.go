@@ -34,7 +34,17 @@ const trialLimit = 20 * time.Minute
 type wanted struct {
 	source string // URL as slipway.store= has it, "" for a medium that is plugged in
 	order  string // of the seed, "" when it was typed on the node
+	bundle string // name and serial that the order is for, "" for any
 	limit  time.Duration
+}
+
+// is refuses another bundle than the one that the seed's rules were applied to.
+func (w wanted) is(m *lock.Manifest) error {
+	if w.bundle == "" || w.bundle == title(m) {
+		return nil
+	}
+	return report.Fail("SW-ORDER-BUNDLE", "serve that one, or order it again at the seed: slipway upgrade",
+		fmt.Errorf("the order is for %s, and the seed serves %s", w.bundle, title(m)))
 }
 
 // errCurrent says that there is nothing to do.
@@ -66,6 +76,9 @@ func (n *Node) upgradeLocked(ctx context.Context, w wanted) error {
 		return err
 	}
 	defer let()
+	if err := w.is(b.Manifest); err != nil {
+		return err
+	}
 	if err := n.permitted(ctx, b.Manifest); err != nil {
 		return err
 	}

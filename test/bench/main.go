@@ -46,7 +46,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&w.netboot, "netboot", "out/test/plain/example-amd64-netboot", "the bundle, built: what is installed")
 	flag.StringVar(&w.next, "next", "out/test/next/example-amd64-netboot", "the bundle with one package less, built: what a node is upgraded to")
 	// Small for a server: the peer that copies all of it takes longer in proportion.
-	flag.Int64Var(&w.gib, "disk-gib", 24, "size of the disk that nodes are put on, GiB; all of it has to be free here")
+	flag.Int64Var(&w.gib, "disk-gib", 30, "size of the disk that nodes are put on, GiB; all of it has to be free here")
 	installer := flag.Bool("install", false, "only the installer")
 	full := flag.Bool("full", false, "also the cold build, which compiles Kubernetes: a quarter of an hour")
 	flag.Parse()
