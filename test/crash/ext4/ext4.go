@@ -84,6 +84,16 @@ func Open(r io.ReaderAt) (*FS, error) {
 	return f, nil
 }
 
+// OpenInPlace is Open without the journal: what is in its place on the disk, as who
+// mounts it with noload sees it.
+func OpenInPlace(r io.ReaderAt) (*FS, error) {
+	f := &FS{r: r}
+	if err := f.readSuper(); err != nil {
+		return nil, fmt.Errorf("ext4: superblock: %w", err)
+	}
+	return f, nil
+}
+
 func (f *FS) compat() uint32   { return le.Uint32(f.super[0x5c:]) }
 func (f *FS) incompat() uint32 { return le.Uint32(f.super[0x60:]) }
 func (f *FS) checked() bool    { return le.Uint32(f.super[0x64:])&roCompatMetadataCsum != 0 }

@@ -3,6 +3,8 @@ package nodedisk
 import (
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"testing"
 
@@ -10,6 +12,7 @@ import (
 	"slipway.dev/slipway/images/boot"
 	"slipway.dev/slipway/images/bootdisk"
 	"slipway.dev/slipway/test/crash"
+	"slipway.dev/slipway/test/crash/ext4"
 )
 
 // again is what a disk may be while its node is installed anew, or reset: the
@@ -49,7 +52,12 @@ func (a again) judge(m *crash.Image) (crash.Verdict, error) {
 		return crash.Verdict{Outcome: crash.Resumes, Why: "it is noted"}, nil
 	case err == nil && record.Ends != "":
 		return crash.Verdict{Outcome: crash.Resumes, Why: "it is marked"}, nil
-	case err == nil && n == a.new && n.enrolled(m, found):
+	}
+	looked := n.look(m, found)
+	switch {
+	case errors.Is(looked, fs.ErrNotExist):
+		return bricked("its machine looks at it and does not know it: %v", looked)
+	case err == nil && n == a.new && looked == nil:
 		return n.Judge(m)
 	}
 	if n == a.new && n.mended(m, found) {
@@ -67,12 +75,20 @@ func (a again) still(m *crash.Image, found *bootdisk.Found, by string) (crash.Ve
 	return v, err
 }
 
-// enrolled says whether the state has the node's enrolment.
-func (j *Node) enrolled(m *crash.Image, found *bootdisk.Found) bool {
-	return j.volume(m, found, found.Disk.State(), func(v volume) error {
-		_, err := v.ReadFile("slipway/enrolment.json")
-		return err
-	}) == nil
+// look is install.Look: both files have to be in their places, whatever the journals
+// have. A file that is missing is missing; any other error is repaired.
+func (j *Node) look(m *crash.Image, found *bootdisk.Found) error {
+	var errs []error
+	for p, name := range map[bootdisk.Partition]string{found.Disk.Store(): "install.json", found.Disk.State(): "slipway/enrolment.json"} {
+		v, err := ext4.OpenInPlace(io.NewSectionReader(m, p.First, p.Size))
+		if err == nil {
+			_, err = v.ReadFile(name)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %s: %w", p.Name, name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // mended says whether e2fsck makes both volumes what resume wants of them.
