@@ -105,13 +105,12 @@ func (n *Node) stands(ctx context.Context) error {
 		if f.ID != n.owner().ID() {
 			continue
 		}
-		d, err := install.Open(ctx, n.hardware.machine(), f)
-		if err != nil { // Begin knows what to do with it
-			n.log.Warn("a disk of this node", "path", f.Path, "err", err)
-			continue
+		if n.disk, err = n.openDisk(ctx, f); err != nil { // an installed node's: nothing is run that may write to it
+			return err
 		}
-		n.disk = d
-		n.step("disk", fmt.Sprintf("%s is this node's: %s", d.Path, d.Record), nil)
+		if n.disk != nil {
+			n.step("disk", fmt.Sprintf("%s is this node's: %s", n.disk.Path, n.disk.Record), nil)
+		}
 	}
 	switch d := n.disk; {
 	case d == nil:

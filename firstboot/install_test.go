@@ -14,6 +14,7 @@ import (
 	"slipway.dev/slipway/configs"
 	"slipway.dev/slipway/configs/handoff"
 	"slipway.dev/slipway/firstboot/blobs"
+	"slipway.dev/slipway/firstboot/enrol"
 	"slipway.dev/slipway/firstboot/install"
 	"slipway.dev/slipway/images/bootdisk"
 	"slipway.dev/slipway/images/medium"
@@ -77,6 +78,28 @@ func TestMediumThatStays(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a disk that is hurt is not for hooks", func(t *testing.T) {
+		dev := emptyDisk(t)
+		b := newBench(t, s.key, 7, dev)
+		b.install(t, dev, s, nil)
+		next := b.fromMedium(t, s, dev) // its volumes are not mounted any more
+		f, err := os.OpenFile(dev, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for at := int64(513) << 20; at < 3<<30; at += 128 << 20 { // all of the store's superblocks
+			if _, err := f.WriteAt(make([]byte, 1<<20), at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		if err := installPhase(t.Context(), next.Node); codeOf(err) != "SW-DISK-UNUSABLE" || next.disk != nil {
+			t.Errorf("%v, disk %+v", err, next.disk)
+		}
+	})
 	t.Run("without a config it goes on with a reset, too", func(t *testing.T) {
 		dev := emptyDisk(t)
 		b := newBench(t, s.key, 7, dev)
@@ -137,6 +160,32 @@ func TestAnOrderIsForOneBundle(t *testing.T) {
 	for bundle, code := range map[string]string{"": codeOf(nil), "example 13": codeOf(nil), "example 12": "SW-ORDER-BUNDLE"} {
 		if err := (wanted{bundle: bundle}).is(m); codeOf(err) != code {
 			t.Errorf("an order for %q: %v", bundle, err)
+		}
+	}
+}
+
+// TestRestStaysAtEveryTry: what a foreign disk holds besides what is written is kept
+// also when an earlier try has begun it, but not at the node's own reimage.
+func TestRestStaysAtEveryTry(t *testing.T) {
+	_, sign, _ := ed25519.GenerateKey(nil)
+	dev := emptyDisk(t)
+	for _, c := range []struct {
+		own    bool
+		marked string
+		want   bool
+	}{{false, "", true}, {true, "", true}, {true, dev, false}} {
+		b := newBench(t, sign.Public().(ed25519.PublicKey), 7, dev)
+		var err error
+		if b.enrol, err = enrol.Resume(realKept(t), func(handoff.Event) {}); err != nil {
+			t.Fatal(err)
+		}
+		all, err := b.hardware.disks()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.old.marked = c.marked
+		if m, err := b.guarded(t.Context(), all[0], c.own); err != nil || m.Rest != c.want {
+			t.Errorf("%+v: the rest stays: %t, %v", c, m.Rest, err)
 		}
 	}
 }
